@@ -1,0 +1,1 @@
+"""From files a hospital has to working copies that recipes can learn from."""

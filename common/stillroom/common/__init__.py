@@ -1,0 +1,1 @@
+"""What both sides signed up to."""

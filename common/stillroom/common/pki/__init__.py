@@ -1,0 +1,1 @@
+"""Names, issuing and checking of certificates: bytes in, bytes out, no sockets."""

@@ -1,0 +1,1 @@
+"""Pure decisions of a round: no I/O, no Flower, no clock."""
