@@ -44,7 +44,7 @@ def allowed_metrics(study: Study) -> frozenset[str]:
     return frozenset(names)
 
 
-def check_metrics(metrics: Mapping[str, float], study: Study) -> None:
+def check_metrics(metrics: Mapping[str, object], study: Study) -> None:
     """Refuse a metric that is not whitelisted or not a finite number.
 
     Raises:

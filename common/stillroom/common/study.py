@@ -233,7 +233,7 @@ class Study(Section):
         return {name: label for name, label in self.label.items() if name not in hidden}
 
     def check_references(self) -> None:
-        """Refuse dangling references: names must be unique, and whatever a stage consumes must have been produced before it."""
+        """Refuse a stage that is defined twice or consumes what no earlier one produces."""
         earlier: dict[str, Stage] = {}
         for stage in self.stage:
             where = f"stage {stage.name}"
