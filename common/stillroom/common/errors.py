@@ -71,6 +71,7 @@ CODES: dict[str, str] = {
     "STR-502": "A process did not become ready or ended early.",
     "STR-503": "Not enough memory or disk.",
     "STR-504": "The server cannot be reached.",
+    "STR-505": "The program failed in a way it did not expect; details are in its own log.",
 }
 
 

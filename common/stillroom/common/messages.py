@@ -1,0 +1,190 @@
+"""The typed view of Flower records: the only string keys in the code base.
+
+Server to site, a ``Task``; site to server, a ``Reply`` or an error that is nothing but a code.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+
+from stillroom.common.errors import CODES, ContractError, StillroomError
+from stillroom.common.manifest import Weights
+
+INVENTORY = "inventory"
+"""``query``: how many cases of which label. Answer: metrics."""
+ROUND = "round"
+"""``train``: learn for one round from the weights sent. Answer: weights, samples, metrics."""
+LABEL = "label"
+"""``train``: apply the teachers sent to local scans. Answer: metrics (counts) only."""
+STAGE = "stage"
+"""``evaluate``: score the weights sent on local cases. Answer: metrics."""
+
+MESSAGE_TYPES = {
+    INVENTORY: f"query.{INVENTORY}",
+    ROUND: f"train.{ROUND}",
+    LABEL: f"train.{LABEL}",
+    STAGE: f"evaluate.{STAGE}",
+}
+"""Kind of task -> Flower message type."""
+
+SITE_FAILED = 1
+"""Flower's error code for every failure at a site; what happened is our code in its reason."""
+
+_MODEL = "weights"
+_TEACHER = "teacher."
+_CODE = re.compile(r"STR-[0-9]{3}")
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What the server asks of a site.
+
+    Attributes:
+        study: Digest of the prepared study.
+        stage: Stage name; empty for an inventory.
+        round: 1-based; 0 where rounds do not apply.
+        weights: The stage's current model; None where there is none.
+        teachers: By ``teach`` stage name.
+    """
+
+    study: str
+    stage: str = ""
+    round: int = 0
+    weights: Weights | None = None
+    teachers: Mapping[str, Weights] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a site answers.
+
+    Attributes:
+        weights: Exactly the stage manifest's tensors; None for counts and scores.
+        samples: Cases that put a gradient into each group.
+        metrics: Whitelisted numbers (``stillroom.common.metrics``).
+    """
+
+    weights: Weights | None = None
+    samples: Mapping[str, int] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+def pack_task(task: Task) -> RecordDict:
+    """``task`` as the content of a Flower message."""
+    content = RecordDict(
+        {"task": ConfigRecord({"study": task.study, "stage": task.stage, "round": task.round})}
+    )
+    if task.weights is not None:
+        content[_MODEL] = _arrays(task.weights)
+    for name, weights in task.teachers.items():
+        content[_TEACHER + name] = _arrays(weights)
+    return content
+
+
+def read_task(message: Message) -> Task:
+    """The task in a message from the server.
+
+    Raises:
+        ContractError: STR-300 when it is not one.
+    """
+    content = message.content
+    try:
+        header = content.config_records["task"]
+        study, stage, number = header["study"], header["stage"], header["round"]
+    except KeyError as error:
+        raise _broken("The message holds no task.") from error
+    if not (isinstance(study, str) and isinstance(stage, str) and isinstance(number, int)):
+        raise _broken("The task's header has values of the wrong type.")
+    arrays = content.array_records
+    return Task(
+        study=study,
+        stage=stage,
+        round=number,
+        weights=_weights(arrays[_MODEL]) if _MODEL in arrays else None,
+        teachers={
+            name.removeprefix(_TEACHER): _weights(record)
+            for name, record in arrays.items()
+            if name.startswith(_TEACHER)
+        },
+    )
+
+
+def pack_reply(reply: Reply) -> RecordDict:
+    """``reply`` as the content of a Flower message."""
+    content = RecordDict({"metrics": MetricRecord(dict(reply.metrics))})
+    if reply.weights is not None:
+        content[_MODEL] = _arrays(reply.weights)
+        content["samples"] = MetricRecord(dict(reply.samples))
+    return content
+
+
+def read_reply(message: Message) -> Reply:
+    """The reply in a message from a site; types are checked here, values by the caller.
+
+    Raises:
+        ContractError: The site failed, with the code it gave; or the message holds records
+            other than a reply's (STR-300) or a number that is not one (STR-304).
+    """
+    if message.has_error():
+        code = failure_code(message.error)
+        raise ContractError(
+            f"The site answered with {code}: {CODES[code]}",
+            fix="See that site's own log; it holds the details.",
+            code=code,
+        )
+    content = message.content
+    if not content.keys() <= {_MODEL, "samples", "metrics"} or content.config_records:
+        raise _broken("The reply holds records that are not part of a reply.")
+    samples = dict(content.metric_records.get("samples", {}))
+    if not all(type(value) is int and 0 <= value < 2**31 for value in samples.values()):
+        raise ContractError(
+            "The reply's sample counts are not counts.",
+            fix="Check that site and server run the same release.",
+            code="STR-304",
+        )
+    metrics = dict(content.metric_records.get("metrics", {}))
+    return Reply(
+        weights=_weights(content.array_records[_MODEL]) if _MODEL in content else None,
+        samples=samples,  # type: ignore[arg-type]  # just checked
+        metrics=metrics,  # type: ignore[arg-type]  # checked by common.metrics.check_metrics
+    )
+
+
+def failure(error: BaseException) -> Error:
+    """What may be told of a failure at a site: its code, never its text."""
+    code = error.code if isinstance(error, StillroomError) else "STR-505"
+    return Error(code=SITE_FAILED, reason=code)
+
+
+def failure_code(error: Error) -> str:
+    """The registered code in an error from the other side; STR-300 for anything else."""
+    reason = error.reason or ""
+    return reason if _CODE.fullmatch(reason) and reason in CODES else "STR-300"
+
+
+def tensor_bytes(weights: Weights | None) -> int:
+    """Bytes of the arrays themselves, without framing."""
+    return 0 if weights is None else sum(value.nbytes for value in weights.values())
+
+
+def _arrays(weights: Weights) -> ArrayRecord:
+    return ArrayRecord({name: Array(value) for name, value in weights.items()})
+
+
+def _weights(record: ArrayRecord) -> dict[str, np.ndarray[Any, Any]]:
+    weights: dict[str, np.ndarray[Any, Any]] = {}
+    for name in list(record):
+        try:
+            weights[name] = record[name].numpy()
+        except (ValueError, TypeError, EOFError, OSError) as error:
+            # The text of NumPy's error may quote the payload.
+            raise _broken("A tensor in the message cannot be decoded.") from error
+    return weights
+
+
+def _broken(what: str) -> ContractError:
+    return ContractError(what, fix="Check that site and server run the same release.")

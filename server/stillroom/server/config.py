@@ -1,0 +1,96 @@
+"""The one file an operator edits: ``server.toml``. Keys are documented here."""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, FilePath, ValidationError
+
+from stillroom.common.errors import ConfigError
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class Section(BaseModel):
+    """Immutable, and a misspelt key is an error rather than a silent default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TlsSection(Section):
+    """Paths only: a private key never travels through this object."""
+
+    ca: FilePath
+    """The consortium's CA certificate (PEM): sites are accepted only if it issued them."""
+    certificate: FilePath
+    """The server's certificate (PEM), with every name or address sites dial in its SAN."""
+    private_key: FilePath
+    """Its key (PEM), readable by the service user alone."""
+
+
+class ServerConfig(Section):
+    """Everything the operator decides for one server."""
+
+    state: Path
+    """Flower's database, the SuperExec secret, run records and weights."""
+    edge_host: str = "0.0.0.0"  # noqa: S104  # the edge is the one listener meant for other machines
+    """Address of the listener that hospitals reach: mutual TLS 1.3, ``/v1/fleet/`` only."""
+    edge_port: Port = 443
+    inner_port: Port = 8000
+    """Loopback listener for Control and Runtime. Never reachable from another machine."""
+    poll_s: Annotated[float, Field(gt=0, le=10)] = 0.2
+    """Pause between two looks for replies."""
+    connect_s: Annotated[float, Field(gt=0)] = 600.0
+    """How long a run waits for its sites to connect before it starts with those present."""
+    tls: TlsSection
+
+    @property
+    def secret_file(self) -> Path:
+        """Shared by the inner listener and the SuperExec; made on first start, mode 0600."""
+        return self.state / "superexec.secret"
+
+    @property
+    def database(self) -> Path:
+        """Flower's SQLite state."""
+        return self.state / "flower.db"
+
+    @property
+    def inner_address(self) -> str:
+        """Host and port of the loopback listener."""
+        return f"127.0.0.1:{self.inner_port}"
+
+    @classmethod
+    def load(cls, path: Path) -> "ServerConfig":
+        """Read and validate ``path``; relative paths in it are relative to its folder.
+
+        Raises:
+            ConfigError: STR-101 unreadable, STR-102 a bad key. Names keys, never values.
+        """
+        try:
+            raw = tomllib.loads(path.read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"{path} cannot be read as TOML.",
+                fix="Check the path, the file's permissions and its syntax.",
+                code="STR-101",
+            ) from error
+        here = path.resolve().parent
+        if isinstance(raw.get("state"), str):
+            raw["state"] = here / raw["state"]
+        if isinstance(raw.get("tls"), dict):
+            raw["tls"] = {
+                key: here / value if isinstance(value, str) else value
+                for key, value in raw["tls"].items()
+            }
+        try:
+            return cls.model_validate(raw)
+        except ValidationError as error:
+            problems = "; ".join(
+                f"{'.'.join(map(str, item['loc']))}: {item['msg']}"
+                for item in error.errors(include_input=False)
+            )
+            raise ConfigError(
+                f"{path} has {error.error_count()} problem(s): {problems}.",
+                fix="Correct these keys; all are explained in docs/reference/server-config.md.",
+                code="STR-102",
+            ) from error

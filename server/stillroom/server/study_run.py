@@ -1,0 +1,321 @@
+"""One study from its first question to its student. Decisions are in ``rounds``, sending in ``app``."""
+
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from stillroom.common.errors import ConfigError, StillroomError
+from stillroom.common.manifest import Weights
+from stillroom.common.messages import INVENTORY, LABEL, ROUND, STAGE, Task, tensor_bytes
+from stillroom.common.study import PreparedStudy, Stage, Study
+from stillroom.common.tensorfile import read_weights, write_weights
+from stillroom.server.rounds.admission import Inventory, admit, admit_evaluation
+from stillroom.server.rounds.averaging import GroupAverage
+from stillroom.server.rounds.outcome import (
+    Answer,
+    Outcome,
+    judge,
+    mean_metric,
+    require_quorum,
+    round_record,
+)
+from stillroom.server.rounds.schedule import exchanges_weights, waves
+from stillroom.server.rounds.scores import tabulate
+from stillroom.server.store.journal import Journal
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One task for one site; ``kind`` is a key of ``messages.MESSAGE_TYPES``."""
+
+    kind: str
+    site: str
+    task: Task
+
+
+class Exchange(Protocol):
+    """Sends tasks and brings answers. ``app`` implements it on Flower's Grid."""
+
+    def sites(self) -> tuple[str, ...]:
+        """Connected sites, sorted."""
+        ...
+
+    def ask(self, calls: Sequence[Call], *, deadline_s: float) -> Iterator[tuple[Call, Answer]]:
+        """Send every call and yield answers in the order of ``calls``, one in memory at a time."""
+        ...
+
+
+@dataclass(slots=True)
+class StudyRun:
+    """Runs a prepared study and writes what happened into its journal.
+
+    Attributes:
+        prepared: The study every site accepted.
+        weights_dir: Where the initial weights lie.
+        exchange: The way to the sites.
+        journal: Where everything is recorded.
+    """
+
+    prepared: PreparedStudy
+    weights_dir: Path
+    exchange: Exchange
+    journal: Journal
+    models: dict[str, Weights] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)
+    inventories: dict[str, Inventory] = field(default_factory=dict)
+    stages: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    scores: dict[str, dict[str, Mapping[str, float]]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def study(self) -> Study:
+        """The study file."""
+        return self.prepared.study
+
+    def run(self) -> None:
+        """The whole study; every way out leaves a ``result.json`` that says how it ended.
+
+        Raises:
+            StillroomError: Why the study could not be finished, after recording it.
+        """
+        started = time.time()
+        self.journal.event("study.started", study=self.prepared.digest)
+        try:
+            self._take_inventory()
+            for wave in waves(self.study):
+                self._run_wave(wave)
+        except StillroomError as error:
+            self._finish(started, error)
+            raise
+        self._finish(started, None)
+
+    # -- 1. who is there, and with what ------------------------------------------------------
+
+    def _take_inventory(self) -> None:
+        calls = [
+            Call(INVENTORY, site, Task(self.prepared.digest)) for site in self.exchange.sites()
+        ]
+        for call, answer in self.exchange.ask(calls, deadline_s=self.study.study.quorum.deadline_s):
+            outcome = judge(answer, study=self.study, manifest=None, bytes_down=0)
+            if outcome.status == "admitted":
+                self.inventories[call.site] = outcome.metrics
+            else:
+                self._note(f"{call.site} takes no part: {outcome.reason}.")
+            self.journal.event(
+                "site.inventory",
+                site=call.site,
+                status=outcome.status,
+                reason=outcome.reason,
+                counts=dict(outcome.metrics),
+            )
+        # A label nobody owns is known now; it must not cost an hour of other stages first.
+        for stage in self.study.stage:
+            admit(self.study, stage, self.inventories)
+
+    # -- 2. the stages, those that need nothing of each other side by side ---------------------
+
+    def _run_wave(self, wave: tuple[Stage, ...]) -> None:
+        for stage in wave:
+            self.stages[stage.name] = []
+            if exchanges_weights(stage):
+                initial = self.prepared.stages[stage.name].initial_sha256
+                self.models[stage.name] = read_weights(self.weights_dir, initial)
+                self.digests[stage.name] = initial
+            self.journal.event("stage.opened", stage=stage.name, recipe=stage.recipe)
+        for number in range(1, max(stage.rounds for stage in wave) + 1):
+            active = [stage for stage in wave if number <= stage.rounds]
+            self._run_round(active, number)
+        for stage in wave:
+            if exchanges_weights(stage):
+                self.digests[stage.name] = write_weights(
+                    self.journal.folder / "weights", self.models[stage.name]
+                )
+                self.scores[stage.name] = self._evaluate(stage, stage.rounds, held_out_only=False)
+            self.journal.event("stage.closed", stage=stage.name)
+
+    def _run_round(self, active: Sequence[Stage], number: int) -> None:
+        opened = time.monotonic()
+        by_stage = {stage.name: stage for stage in active}
+        calls: list[Call] = []
+        for stage in active:
+            admission = admit(self.study, stage, self.inventories)
+            # One task object for all sites of a stage: it is packed, and kept, once.
+            kind, task = self._task(stage, number)
+            calls += [Call(kind, site, task) for site in admission.invited]
+            self.journal.event(
+                "round.opened",
+                stage=stage.name,
+                round=number,
+                of=stage.rounds,
+                invited=list(admission.invited),
+                left_out=dict(admission.left_out),
+            )
+        sums = {
+            stage.name: GroupAverage(self.prepared.stages[stage.name].manifest)
+            for stage in active
+            if exchanges_weights(stage)
+        }
+        outcomes: dict[str, dict[str, Outcome]] = {stage.name: {} for stage in active}
+        deadline = self.study.study.quorum.deadline_s
+        for call, answer in self.exchange.ask(calls, deadline_s=deadline):
+            outcome = self._admit_answer(call, answer, sums.get(call.task.stage))
+            outcomes[call.task.stage][call.site] = outcome
+            self._report(by_stage[call.task.stage], number, call.site, outcome)
+        for stage in active:
+            self._close_round(stage, number, outcomes[stage.name], sums.get(stage.name), opened)
+
+    def _task(self, stage: Stage, number: int) -> tuple[str, Task]:
+        task = Task(
+            study=self.prepared.digest,
+            stage=stage.name,
+            round=number,
+            weights=self.models.get(stage.name),
+            teachers={name: self.models[name] for name in stage.teachers},
+        )
+        return (ROUND if exchanges_weights(stage) else LABEL), task
+
+    def _admit_answer(self, call: Call, answer: Answer, total: GroupAverage | None) -> Outcome:
+        """Judge one answer and, when it counts, add it to the sum at once and let it go."""
+        prepared = self.prepared.stages.get(call.task.stage)
+        outcome = judge(
+            answer,
+            study=self.study,
+            manifest=prepared.manifest if prepared and total else None,
+            bytes_down=_task_bytes(call.task),
+        )
+        if outcome.status == "admitted" and total is not None and answer.reply is not None:
+            total.add(answer.reply.weights or {}, outcome.samples)
+        return outcome
+
+    def _report(self, stage: Stage, number: int, site: str, outcome: Outcome) -> None:
+        self.journal.event(
+            "site.answered",
+            stage=stage.name,
+            round=number,
+            site=site,
+            status=outcome.status,
+            reason=outcome.reason,
+            loss=outcome.metrics.get("train.loss"),
+            seconds=round(outcome.seconds, 2),
+        )
+        if outcome.status != "admitted":
+            self._note(f"{stage.name}, round {number}: {site} {outcome.status}, {outcome.reason}.")
+
+    def _close_round(
+        self,
+        stage: Stage,
+        number: int,
+        outcomes: dict[str, Outcome],
+        total: GroupAverage | None,
+        opened: float,
+    ) -> None:
+        """Commit one round: average, record, then tell."""
+        require_quorum(self.study, stage.name, outcomes)
+        if total is not None:
+            self.models[stage.name] = total.finish(self.models[stage.name])
+        record = round_record(number, outcomes, seconds=time.monotonic() - opened, model=None)
+        every = stage.evaluate_every
+        if total is not None and every and number % every == 0 and number < stage.rounds:
+            record["evaluation"] = self._evaluate(stage, number, held_out_only=True)
+        self.stages[stage.name].append(record)
+        self.journal.write(f"round-{stage.name}-{number:04d}.json", record)
+        self.journal.event(
+            "round.closed",
+            stage=stage.name,
+            round=number,
+            of=stage.rounds,
+            admitted=record["order"],
+            loss=mean_metric(outcomes, "train.loss"),
+            seconds=record["seconds"],
+        )
+
+    # -- 3. how good it is ----------------------------------------------------------------------
+
+    def _evaluate(
+        self, stage: Stage, number: int, *, held_out_only: bool
+    ) -> dict[str, Mapping[str, float]]:
+        """Scores of a stage's model by site; a site that cannot score it is a note, no failure."""
+        sites = admit_evaluation(self.study, stage, self.inventories, held_out_only=held_out_only)
+        task = Task(self.prepared.digest, stage.name, number, weights=self.models[stage.name])
+        calls = [Call(STAGE, site, task) for site in sites]
+        scores: dict[str, Mapping[str, float]] = {}
+        for call, answer in self.exchange.ask(calls, deadline_s=self.study.study.quorum.deadline_s):
+            outcome = judge(
+                answer, study=self.study, manifest=None, bytes_down=_task_bytes(call.task)
+            )
+            if outcome.status == "admitted":
+                scores[call.site] = outcome.metrics
+            else:
+                self._note(f"{stage.name}: {call.site} could not be scored, {outcome.reason}.")
+        self.journal.event("stage.scored", stage=stage.name, round=number, sites=sorted(scores))
+        return scores
+
+    # -- 4. what is left behind -----------------------------------------------------------------
+
+    def _finish(self, started: float, error: StillroomError | None) -> None:
+        held_out = set(self.study.study.held_out)
+        tables = {
+            name: tabulate(self.study, scores, held_out & scores.keys() or scores.keys())
+            for name, scores in self.scores.items()
+        }
+        student = next((s.name for s in reversed(self.study.stage) if s.recipe == "distil"), None)
+        complete = error is None and not self.notes
+        result = {
+            "status": "failed" if error else "completed",
+            "complete_participation": complete,
+            "error": None if error is None else vars_of(error),
+            "study_name": self.study.study.name,
+            "study_digest": self.prepared.digest,
+            "seed": self.study.study.seed,
+            "started_at": started,
+            "seconds": round(time.time() - started, 3),
+            "student": {"stage": student, "sha256": self.digests.get(student or "")},
+            "models": dict(self.digests),
+            "inventories": {site: dict(counts) for site, counts in self.inventories.items()},
+            "stages": [
+                {"name": s.name, "recipe": s.recipe, "rounds": self.stages.get(s.name, [])}
+                for s in self.study.stage
+            ],
+            "metrics": tables.get(student or "", {}),
+            "teachers": {name: table for name, table in tables.items() if name != student},
+            "notes": self.notes,
+        }
+        self.journal.write("result.json", result)
+        self.journal.event("study.finished", status=result["status"], error=result["error"])
+
+    def _note(self, text: str) -> None:
+        log.warning("study.note", extra={"note": text})
+        self.notes.append(text)
+
+
+def vars_of(error: StillroomError) -> dict[str, Any]:
+    """An error as it is recorded and shown again by another process."""
+    return {
+        "code": error.code,
+        "what": error.what,
+        "fix": error.fix,
+        "exit_status": error.exit_status,
+    }
+
+
+def _task_bytes(task: Task) -> int:
+    return tensor_bytes(task.weights) + sum(tensor_bytes(w) for w in task.teachers.values())
+
+
+def require_student(study: Study) -> None:
+    """Refuse a study that ends without a student.
+
+    Raises:
+        ConfigError: STR-103.
+    """
+    if not any(stage.recipe == "distil" for stage in study.stage):
+        raise ConfigError(
+            "The study has no distil stage, so there would be nothing to release.",
+            fix="Add one.",
+            code="STR-103",
+        )
