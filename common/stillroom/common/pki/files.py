@@ -1,0 +1,131 @@
+"""Keys and certificates on disk. The only module of ``pki`` that touches it.
+
+PEM throughout. A private key is written once, for its owner alone, and never overwritten; a
+certificate is public and is replaced in one step when it is renewed.
+"""
+
+import os
+import stat
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from stillroom.common.errors import ConfigError, TrustError
+from stillroom.common.pki.verify import spki_sha256
+
+
+def write_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
+    """Write a private key as unencrypted PKCS #8 with mode 0600.
+
+    Raises:
+        ConfigError: STR-107 when ``path`` exists; STR-101 when it cannot be written.
+    """
+    pem = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    try:
+        # O_EXCL creates the file with its final mode: there is no moment in which others could
+        # open it, no link to follow, and no existing key to destroy.
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(pem)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except FileExistsError as error:
+        raise ConfigError(
+            f"{path} exists already.",
+            fix="Keep the key that is there, or move it away first.",
+            code="STR-107",
+        ) from error
+    except OSError as error:
+        raise _unreadable(path, "written") from error
+
+
+def load_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    """Read a P-384 private key that nobody but its owner can read.
+
+    Raises:
+        TrustError: STR-202. Group or others may read or write the file.
+        ConfigError: STR-101. Missing, unreadable, encrypted, or not a P-384 key.
+    """
+    try:
+        with path.open("rb") as stream:
+            # The mode of what was opened, not of whatever carries the name a moment later.
+            mode = stat.S_IMODE(os.fstat(stream.fileno()).st_mode)
+            pem = stream.read()
+    except OSError as error:
+        raise _unreadable(path, "read") from error
+    if mode & 0o077:
+        raise TrustError(
+            f"{path} has mode {mode:04o}; a private key must be its owner's alone (0600).",
+            fix=f"Run `chmod 600 {path}`. If others may have copied it, make a new key.",
+            code="STR-202",
+        )
+    try:
+        key = serialization.load_pem_private_key(pem, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise _unreadable(path, "read as an unencrypted PEM private key") from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP384R1):
+        raise _unreadable(path, "used: it does not hold a P-384 key")
+    return key
+
+
+def write_certificate(path: Path, certificate: x509.Certificate) -> None:
+    """Write a certificate as PEM, mode 0644, replacing an older one in one step.
+
+    Raises:
+        ConfigError: STR-101. The file cannot be written.
+    """
+    # A crash before the rename leaves the older certificate whole, and a stray `.new` file.
+    fresh = path.with_name(path.name + ".new")
+    try:
+        with fresh.open("wb") as stream:
+            stream.write(certificate.public_bytes(serialization.Encoding.PEM))
+            stream.flush()
+            os.fsync(stream.fileno())
+        fresh.chmod(0o644)
+        os.replace(fresh, path)
+    except OSError as error:
+        raise _unreadable(path, "written") from error
+
+
+def load_certificate(path: Path) -> x509.Certificate:
+    """Read the one certificate in a PEM file.
+
+    Raises:
+        ConfigError: STR-101. Missing, unreadable, or not exactly one certificate.
+    """
+    try:
+        certificates = x509.load_pem_x509_certificates(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, "read as a PEM certificate") from error
+    if len(certificates) != 1:
+        raise _unreadable(path, "used: it holds more than one certificate")
+    return certificates[0]
+
+
+def check_pair(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> None:
+    """Refuse a certificate and a private key that were not made for each other.
+
+    Raises:
+        TrustError: STR-203.
+    """
+    if spki_sha256(certificate.public_key()) != spki_sha256(key.public_key()):
+        raise TrustError(
+            "The certificate was issued for another key than the one given.",
+            fix="Give the certificate and the key that belong together.",
+            code="STR-203",
+        )
+
+
+def _unreadable(path: Path, what: str) -> ConfigError:
+    return ConfigError(
+        f"{path} cannot be {what}.",
+        fix="Check the path, the file's permissions and its content.",
+        code="STR-101",
+    )
