@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from stillroom.common.canonical import digest
-from stillroom.common.errors import ConfigError
+from stillroom.common.canonical import digest, file_digest
+from stillroom.common.errors import ConfigError, TrustError
 from stillroom.common.manifest import Manifest
 
 Name = Annotated[str, Field(pattern=r"^[a-zA-Z][a-zA-Z0-9_-]{0,40}$")]
@@ -50,6 +50,8 @@ class StudySection(Section):
     """A stage whose manifest is larger is refused before it starts."""
     max_update_norm: Positive = 1e6
     """Euclidean norm of all tensors of one update, above which it is refused."""
+    held_out: tuple[Name, ...] = ()
+    """Sites that train nothing and are only evaluated."""
     validation_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """Share of a site's truly labelled cases kept out of training and scored by that site."""
 
@@ -153,6 +155,8 @@ class Stage(Section):
     train: Optimiser = Optimiser()
     label_weights: dict[Name, Positive] = Field(default_factory=dict)
     """``distil``: weight of each label type's loss; 1 when left out."""
+    evaluate_every: Annotated[int, Field(ge=0)] = 0
+    """Score the model at the held-out sites after every so many rounds; 0: at the end only."""
     groups: tuple[str, ...] | None = None
     """Parameter groups exchanged, as glob patterns; every group when left out."""
 
@@ -297,3 +301,29 @@ class PreparedStudy(Section):
     def digest(self) -> str:
         """SHA-256 of the canonical JSON: the study's name in every message and log entry."""
         return digest(self.model_dump(mode="json"))
+
+    @classmethod
+    def load(cls, folder: Path) -> "PreparedStudy":
+        """Read what ``study prepare`` wrote and prove every file of initial weights.
+
+        Args:
+            folder: Holds ``study.json`` and ``weights/<sha256>.safetensors``.
+
+        Raises:
+            TrustError: STR-204, a file is missing, damaged or has another digest.
+        """
+        try:
+            prepared = cls.model_validate_json((folder / "study.json").read_bytes())
+        except (OSError, ValidationError) as error:
+            raise TrustError(
+                "The prepared study cannot be read.", fix="Prepare it again.", code="STR-204"
+            ) from error
+        for name, stage in prepared.stages.items():
+            path = folder / "weights" / f"{stage.initial_sha256}.safetensors"
+            if not path.is_file() or file_digest(path) != stage.initial_sha256:
+                raise TrustError(
+                    f"The initial weights of stage {name} are missing or have another digest.",
+                    fix="Copy them again, or prepare the study again.",
+                    code="STR-204",
+                )
+        return prepared

@@ -1,0 +1,85 @@
+"""Where and how precisely to compute, and how to make it repeatable."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from stillroom.common.errors import ResourceError
+
+Setting = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """The chosen processor.
+
+    Attributes:
+        kind: ``cpu`` or ``cuda``.
+        bf16: Run forward passes under bfloat16 autocast.
+        channels_last: Lay 3D maps out with channels last.
+        reason: One sentence for the operator.
+    """
+
+    kind: Literal["cpu", "cuda"]
+    bf16: bool
+    channels_last: bool
+    reason: str
+
+    def place(self, module: nn.Module) -> nn.Module:
+        """``module`` on this device, in its memory layout."""
+        if self.channels_last:
+            return module.to(self.kind, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        return module.to(self.kind)
+
+    def move(self, x: Tensor) -> Tensor:
+        """``x`` ``(B, C, D, H, W)`` on this device, in its memory layout."""
+        if self.channels_last:
+            return x.to(self.kind, memory_format=torch.channels_last_3d, non_blocking=True)
+        return x.to(self.kind)
+
+    def autocast(self) -> torch.autocast:
+        """Context of a forward pass."""
+        return torch.autocast(self.kind, dtype=torch.bfloat16, enabled=self.bf16)
+
+
+def choose_device(setting: Setting) -> Device:
+    """The device that ``setting`` asks for.
+
+    Raises:
+        ResourceError: STR-500, ``cuda`` was asked for and PyTorch sees no such device.
+    """
+    present = torch.cuda.is_available()
+    if setting == "cuda" and not present:
+        raise ResourceError(
+            "The configuration asks for a CUDA device and PyTorch sees none.",
+            fix="Check the driver and how the container is started, or set device to auto or cpu.",
+            code="STR-500",
+        )
+    if present and setting != "cpu":
+        bf16 = torch.cuda.is_bf16_supported()
+        name = torch.cuda.get_device_name()
+        return Device("cuda", bf16, True, f"CUDA device {name}, {'bf16' if bf16 else 'fp32'}.")  # noqa: FBT003
+    why = "the configuration says so" if setting == "cpu" else "PyTorch sees no CUDA device"
+    # bf16 convolutions are slow on CPUs without AMX, and fp32 is what makes a run repeatable.
+    return Device("cpu", False, False, f"CPU in fp32, because {why}.")  # noqa: FBT003
+
+
+@contextmanager
+def seeded(device: Device, seed: int) -> Iterator[None]:
+    """PyTorch's generators at ``seed`` inside the block; deterministic algorithms on a CPU.
+
+    The caller's generator state and setting are restored. On CUDA several 3D gradients have no
+    deterministic form, so equal seeds give close results there, not equal bytes.
+    """
+    before = torch.are_deterministic_algorithms_enabled()
+    with torch.random.fork_rng(devices=[0] if device.kind == "cuda" else []):
+        torch.manual_seed(seed)
+        torch.use_deterministic_algorithms(device.kind == "cpu")
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(before)

@@ -1,0 +1,69 @@
+"""``study prepare``: freeze a study together with the weights every training stage starts from."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import nn
+
+from stillroom.common.canonical import canonical_bytes
+from stillroom.common.errors import ConfigError
+from stillroom.common.nn.student import build_student
+from stillroom.common.nn.teacher import build_teacher
+from stillroom.common.nn.weights import export, initial, manifest_of
+from stillroom.common.study import TRAINING_RECIPES, PreparedStage, PreparedStudy, Stage, Study
+from stillroom.common.tensorfile import write_durably, write_weights
+
+MIB = 2**20
+
+
+def prepare_study(study: Study, out: Path) -> PreparedStudy:
+    """Write ``out/study.json`` and ``out/weights/<sha256>.safetensors``; depends on nothing but ``study``.
+
+    Raises:
+        ConfigError: A stage's weights exceed the study's limit (STR-105), or a patch does not
+            fit a model (STR-106). Nothing is written then.
+    """
+    modules = {
+        stage.name: _start(study, stage)
+        for stage in study.stage
+        if stage.recipe in TRAINING_RECIPES
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    stages = {
+        name: PreparedStage(
+            initial_sha256=write_weights(out / "weights", export(module)),
+            manifest=manifest_of(module),
+        )
+        for name, module in modules.items()
+    }
+    prepared = PreparedStudy(study=study, stages=stages)
+    # study.json is the last to appear: a folder that has it has everything it names.
+    write_durably(out / "study.json", canonical_bytes(prepared.model_dump(mode="json")))
+    return prepared
+
+
+def module_of(study: Study, stage: Stage) -> nn.Module:
+    """The network that ``stage`` trains, with fresh weights."""
+    return _builder(study, stage)()
+
+
+def _builder(study: Study, stage: Stage) -> Callable[[], nn.Module]:
+    if stage.recipe == "distil":
+        return lambda: build_student(study)
+    return lambda: build_teacher(study, stage.label or "")
+
+
+def _start(study: Study, stage: Stage) -> nn.Module:
+    text = f"{study.study.seed}/{stage.name}"
+    seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+    module = initial(_builder(study, stage), seed)
+    size, limit = manifest_of(module).nbytes / MIB, study.study.max_update_mib
+    if size > limit:
+        raise ConfigError(
+            f"Stage {stage.name} would exchange {size:.1f} MiB, "
+            f"more than the study's limit of {limit:g} MiB for one update.",
+            fix="Choose a smaller model, or raise study.max_update_mib.",
+            code="STR-105",
+        )
+    return module
