@@ -1,0 +1,135 @@
+"""The one file a hospital edits: ``site.toml``. Keys are documented here."""
+
+import stat
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from stillroom.client.intake.rules import LabelRule, RoiRule
+from stillroom.common.errors import ConfigError, TrustError
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class Section(BaseModel):
+    """Immutable, and a misspelt key is an error rather than a silent default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TlsSection(Section):
+    """Paths only: a private key never travels through this object."""
+
+    ca: Path
+    """The consortium's CA certificate (PEM); no other CA is trusted."""
+    certificate: Path
+    """This site's certificate (PEM)."""
+    private_key: Path
+    """Its key (PEM), readable by the service user alone. Made here; never leaves."""
+
+
+class SiteConfig(Section):
+    """Everything one hospital decides for itself.
+
+    Anything the *consortium* decides (labels, rounds, sizes) is in the prepared study; it cannot
+    be overridden here.
+    """
+
+    site: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{1,30}$")]
+    """The name in this site's certificate."""
+    server: Annotated[str, Field(pattern=r"^\S+:\d{1,5}$")]
+    """``host:port`` of the consortium's edge: the only address this site ever dials."""
+    data: Annotated[tuple[Path, ...], Field(min_length=1)]
+    """Folders with scans and labels. Read only."""
+    state: Path
+    """Catalogue, working copies, pseudo-labels, predictions. On this site's own disk."""
+    study: Path
+    """The prepared study this site takes part in; work for any other is refused."""
+    tls: TlsSection
+    runtime_port: Port = 9094
+    """Loopback port between courier and runner."""
+    runner_secret: Path = Path("runner.secret")
+    """Shared by courier and runner; without it the courier hands out no work."""
+    poll_s: Annotated[float, Field(gt=0, le=60)] = 0.5
+    """Pause between two looks for work at the server."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: Annotated[int, Field(ge=1)] | None = None
+    """CPU threads for training; all cores when left out."""
+    keep_pseudo_labels_days: Annotated[int, Field(ge=1, le=30)] = 7
+    labels: dict[str, LabelRule] = Field(default_factory=dict)
+    """Where the study's label types are found: one section ``[labels.<label>]`` each."""
+    roi: RoiRule | None = None
+    """Where this site's own heart masks or boxes are found."""
+
+    @classmethod
+    def load(cls, path: Path) -> "SiteConfig":
+        """Read and validate ``path``; relative paths in it are relative to its folder.
+
+        Raises:
+            ConfigError: STR-101 unreadable, STR-102 a bad key. Names keys, never values: they
+                may be secrets.
+        """
+        try:
+            raw = tomllib.loads(path.read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"{path} cannot be read as TOML.",
+                fix="Check the path, the file's permissions and its syntax.",
+                code="STR-101",
+            ) from error
+        try:
+            return cls.model_validate(raw)._below(path.resolve().parent)
+        except ValidationError as error:
+            problems = "; ".join(
+                f"{'.'.join(map(str, item['loc']))}: {item['msg']}"
+                for item in error.errors(include_input=False)
+            )
+            raise ConfigError(
+                f"{path} has {error.error_count()} problem(s): {problems}.",
+                fix="Correct these keys; all are explained in docs/reference/site-config.md.",
+                code="STR-102",
+            ) from error
+
+    def read_secret(self) -> bytes:
+        """The secret that courier and runner share.
+
+        Raises:
+            ConfigError: STR-101 when it is absent or empty.
+            TrustError: STR-202 when others can read it.
+        """
+        try:
+            mode, secret = self.runner_secret.stat().st_mode, self.runner_secret.read_bytes()
+        except OSError as error:
+            raise ConfigError(
+                "The file runner_secret cannot be read.",
+                fix="Make one with `openssl rand -hex 32 > runner.secret && chmod 600 runner.secret`.",
+                code="STR-101",
+            ) from error
+        if stat.S_IMODE(mode) & 0o077:
+            raise TrustError(
+                "The file runner_secret is readable by others.",
+                fix=f"Run `chmod 600 {self.runner_secret}`.",
+                code="STR-202",
+            )
+        if not secret:
+            raise ConfigError(
+                "The file runner_secret is empty.", fix="Write a secret into it.", code="STR-101"
+            )
+        return secret
+
+    def _below(self, here: Path) -> "SiteConfig":
+        """A copy whose relative paths start at ``here``."""
+        changes: dict[str, Any] = {
+            "data": tuple(here / folder for folder in self.data),
+            "state": here / self.state,
+            "study": here / self.study,
+            "runner_secret": here / self.runner_secret,
+            "tls": TlsSection(
+                ca=here / self.tls.ca,
+                certificate=here / self.tls.certificate,
+                private_key=here / self.tls.private_key,
+            ),
+        }
+        return self.model_copy(update=changes)
