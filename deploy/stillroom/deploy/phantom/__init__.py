@@ -1,0 +1,1 @@
+"""Procedural cardiac CT: synthetic patients for rehearsals, tests and teaching. No patient data involved."""
