@@ -20,7 +20,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from stillroom.client.intake import labels_grid, labels_points, labels_rtstruct, labels_seg
-from stillroom.client.intake.geometry import is_inside
+from stillroom.client.intake.geometry import Grid
 from stillroom.client.intake.store import Point
 from stillroom.common.errors import DataError
 from stillroom.common.study import MaskLabel, PointsLabel
@@ -101,6 +101,7 @@ def read_points(
     reference: sitk.Image,
     *,
     series: Iterable[str] = (),
+    label_name: str = "",
 ) -> dict[str, Point | None]:
     """Positions of a label's points in LPS mm, None where the annotator marked one as not visible.
 
@@ -110,12 +111,13 @@ def read_points(
         names: Study name -> name in the file; the study's own names when None.
         reference: The scan; every point must lie in its field of view.
         series: What this scan may be called in a CSV's column ``series``: its UID, its stem.
+        label_name: Rows whose column ``label`` says another one are left out.
 
     Raises:
         DataError: Unreadable, a name missing or twice (STR-431); a point outside (STR-432).
     """
     if file.name.lower().endswith(".csv"):
-        found = labels_points.rows_of(labels_points.read_csv(file), series)
+        found = labels_points.rows_of(labels_points.read_csv(file), series, label_name)
     elif file.name.lower().endswith(".json"):
         found = labels_points.read_markups(file)
     else:
@@ -126,7 +128,7 @@ def read_points(
         )
     points = labels_points.select(found, label.names, names or {})
     placed = np.asarray([mm for mm in points.values() if mm is not None], np.float64)
-    if placed.size and not is_inside(reference, placed).all():
+    if placed.size and not Grid.of(reference).holds(placed).all():
         raise DataError(
             "A point lies outside the field of view of its scan.",
             fix="Check that the points belong to this series and are LPS or RAS as declared.",

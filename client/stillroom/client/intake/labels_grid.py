@@ -7,7 +7,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from stillroom.client.intake.geometry import is_same_grid
+from stillroom.client.intake.geometry import Grid, is_same_grid
 from stillroom.common.errors import DataError
 
 MAX_VOXELS = 2**31
@@ -37,6 +37,15 @@ def read(
     return onto(_with_grid(out, image), reference)
 
 
+def read_any(file: Path, reference: sitk.Image) -> NDArray[np.uint8]:
+    """1 wherever a label map is not zero, on the grid of ``reference``, ``(D, H, W)``."""
+    image = _load(file)
+    held = np.zeros(image.GetSize()[::-1], np.uint8)
+    for layer in range(image.GetNumberOfComponentsPerPixel()):
+        held |= (_layer(image, layer) != 0).astype(np.uint8)
+    return onto(_with_grid(held, image), reference)
+
+
 def onto(labels: sitk.Image, reference: sitk.Image) -> NDArray[np.uint8]:
     """A label image on the grid of ``reference`` by nearest neighbour, ``(D, H, W)``.
 
@@ -45,7 +54,7 @@ def onto(labels: sitk.Image, reference: sitk.Image) -> NDArray[np.uint8]:
     Raises:
         DataError: The label has voxels, but none of them lies in the scan (STR-432).
     """
-    if is_same_grid(labels, reference):
+    if is_same_grid(Grid.of(labels), Grid.of(reference)):
         return sitk.GetArrayFromImage(labels)
     moved = sitk.GetArrayFromImage(
         sitk.Resample(labels, reference, sitk.Transform(), sitk.sitkNearestNeighbor, 0)

@@ -81,10 +81,17 @@ def read_csv(file: Path) -> list[NamedPoint]:
         raise _unreadable(f"Line {reader.line_num} of a CSV of points is malformed.") from error
 
 
-def rows_of(points: Sequence[NamedPoint], series: Iterable[str]) -> list[NamedPoint]:
-    """The points of one scan: those that name it, or all when the file names no scan at all."""
+def rows_of(
+    points: Sequence[NamedPoint], series: Iterable[str], label_name: str = ""
+) -> list[NamedPoint]:
+    """The points of one scan and label; what a row does not say, it does not restrict."""
     keys = set(series)
-    return [point for point in points if not point.series or point.series in keys]
+    return [
+        point
+        for point in points
+        if (not point.series or point.series in keys)
+        and (not point.label or not label_name or point.label.lower() == label_name.lower())
+    ]
 
 
 def select(

@@ -12,7 +12,7 @@ import pydicom
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from stillroom.client.intake.geometry import to_index
+from stillroom.client.intake.geometry import Grid
 from stillroom.common.errors import DataError
 
 BESIDE_SLICE = 0.1
@@ -47,10 +47,11 @@ def fill(contours: Sequence[NDArray[np.float64]], reference: sitk.Image) -> NDAr
     Raises:
         DataError: A contour lies between, across or beyond the slices (STR-432).
     """
-    columns, rows, slices = reference.GetSize()
+    grid = Grid.of(reference)
+    columns, rows, slices = grid.size
     toggles = np.zeros((slices, rows, columns + 1), np.int32)
     for contour in contours:
-        index = to_index(reference, contour)
+        index = grid.to_index(contour)
         k = round(float(index[:, 2].mean()))
         if np.abs(index[:, 2] - k).max() > BESIDE_SLICE:
             raise _outside("A contour does not lie on a slice of its scan.")
@@ -100,7 +101,7 @@ def _regions(
     for item in data.get("StructureSetROISequence") or []:
         name = str(item.get("ROIName", "")).strip().lower()
         by_name.setdefault(name, []).append(int(item.get("ROINumber", -1)))
-    contours = _contours(data)
+    contours = read_contours(data)
     found: dict[str, list[NDArray[np.float64]]] = {}
     for name in study_classes:
         wanted = classes.get(name)
@@ -120,7 +121,7 @@ def _regions(
     return found
 
 
-def _contours(data: pydicom.Dataset) -> dict[int, list[NDArray[np.float64]]]:
+def read_contours(data: pydicom.Dataset) -> dict[int, list[NDArray[np.float64]]]:
     """ROI number -> closed contours ``(N, 3)`` in mm. Points and open lines enclose nothing."""
     found: dict[int, list[NDArray[np.float64]]] = {}
     try:

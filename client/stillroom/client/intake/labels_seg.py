@@ -14,7 +14,7 @@ import pydicom
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from stillroom.client.intake.geometry import steps
+from stillroom.client.intake.geometry import Grid
 from stillroom.client.intake.labels_grid import MAX_VOXELS, onto
 from stillroom.common.errors import DataError
 
@@ -62,7 +62,7 @@ def read(
     """Class indices of a SEG on the grid of ``reference``; see ``labels.read_mask``."""
     numbers = _segment_numbers(data, study_classes, classes)
     try:
-        frames = _frames(data)
+        frames = read_frames(data)
         pixels = _pixels(data, len(frames))
     except DataError:
         raise
@@ -128,7 +128,8 @@ def _segment_numbers(
     return found
 
 
-def _frames(data: pydicom.Dataset) -> list[Frame]:
+def read_frames(data: pydicom.Dataset) -> list[Frame]:
+    """The place of every frame, in the order of the pixels."""
     shared = data.SharedFunctionalGroupsSequence[0]
     frames = []
     for group in data.PerFrameFunctionalGroupsSequence:
@@ -202,7 +203,7 @@ def _stack(frames: Sequence[Frame], size: tuple[int, int], reference: sitk.Image
 
 def _along(reference: sitk.Image, normal: NDArray[np.float64]) -> float | None:
     """Slice spacing of the scan along ``normal``; None when no axis of it runs that way."""
-    matrix = steps(reference)
+    matrix = Grid.of(reference).steps_mm
     lengths = np.linalg.norm(matrix, axis=0)
     cosines = np.abs(normal @ matrix) / lengths
     axis = int(cosines.argmax())
