@@ -170,8 +170,9 @@ def resample(
 ) -> tuple[NDArray[np.int16], Grid]:
     """``image`` on a grid of about ``spacing_mm`` with the same outer borders.
 
-    Coarser grids average (no aliasing), others interpolate linearly. The number of voxels is
-    whole, so the new spacing differs from the one asked for by less than half a voxel in all.
+    Coarser grids average whole old voxels (no aliasing, places true to half an old voxel), others
+    interpolate linearly. The number of voxels is whole, so the new spacing differs from the one
+    asked for by less than half a new voxel over the whole side.
     """
     old = np.asarray(grid.spacing_mm)
     counts = np.asarray(grid.shape)[::-1]
