@@ -176,8 +176,9 @@ def _by_series(name: str, points: Points, entries: Sequence[Entry]) -> Verdict:
 def _by_containment(path: Path, points: Points, entries: Sequence[Entry]) -> Verdict:
     named = _named(path, entries)
     if named:
-        return _if_inside(named[0], points) if len(named) == 1 else Verdict(None, SEVERAL)
-    if not len(points):
+        nearest = _near(path, named)
+        return _if_inside(nearest[0], points) if len(nearest) == 1 else Verdict(None, SEVERAL)
+    if not len(points) or not entries:
         return Verdict(None, NOWHERE)
     return _only([e for e in _near(path, entries) if evidence.is_inside(e, points)])
 
@@ -195,9 +196,9 @@ def _only(entries: Sequence[Entry]) -> Verdict:
 
 
 def _named_or_near(path: Path, entries: Sequence[Entry]) -> Sequence[Entry]:
-    if len(entries) < 2:
-        return entries
-    return _named(path, entries) or _near(path, entries)
+    """Fewer scans where names or folders tell them apart; names first."""
+    rest = _named(path, entries) or entries
+    return rest if len(rest) < 2 else _near(path, rest)
 
 
 def _named(path: Path, entries: Sequence[Entry]) -> list[Entry]:

@@ -5,11 +5,10 @@ used costs its case that label only. A case whose files, labels and settings are
 not touched, so its pseudo-labels live on.
 """
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +29,9 @@ from stillroom.client.intake.working_copy_report import (
     LabelFinding,
     PrepareReport,
     finding_of,
+    read_note,
     unchanged,
+    write_note,
 )
 from stillroom.common.canonical import digest
 from stillroom.common.errors import DataError
@@ -52,6 +53,7 @@ class Plan:
     is_cropped: bool
     boxes: Mapping[str, Box]
     regions: Mapping[str, Box]
+    origin: str
 
     def box_given(self, entry: Entry) -> Box | None:
         """The site's box for a scan, else what a localiser found."""
@@ -96,10 +98,11 @@ def prepare(
         is_cropped=crop and study.volume.roi == "heart",
         boxes=_site_boxes(catalogue.root, rules),
         regions=regions or {},
+        origin=digest(os.fsencode(catalogue.root).hex()),
     )
     report = PrepareReport()
     accepted = catalogue.accepted
-    _remove_stale(store, {entry.id for entry in accepted}, report)
+    _remove_stale(store, {entry.id for entry in accepted}, plan.origin, report)
     for done, entry in enumerate(accepted):
         if progress is not None:
             progress(done, len(accepted))
@@ -117,26 +120,21 @@ def _bring_up_to_date(
     store: CaseStore,
     report: PrepareReport,
 ) -> None:
-    note = store.root / entry.id / "source.json"
+    case = store.root / entry.id
     try:
         fingerprint = _fingerprint(entry, files, plan)
-        findings = unchanged(note, fingerprint)
-        if findings is not None:
+        findings = unchanged(case, fingerprint)
+        if findings is None:
+            findings = _write(entry, files, plan, store)
+            write_note(case, fingerprint=fingerprint, origin=plan.origin, findings=findings)
+            report.written.append(entry.id)
+        else:
             report.unchanged.append(entry.id)
-            report.labels += findings
-            return
-        findings = _write(entry, files, plan, store)
+        report.labels += findings
     except (DataError, RuntimeError, OSError, MemoryError) as error:
         # SimpleITK raises RuntimeError for everything and quotes paths: its words stay here.
-        shutil.rmtree(store.root / entry.id, ignore_errors=True)
+        shutil.rmtree(case, ignore_errors=True)
         report.failed[entry.id] = finding_of(error)
-        return
-    # Written last: after a crash before this line the case is done again.
-    note.write_text(
-        json.dumps({"fingerprint": fingerprint, "labels": [asdict(f) for f in findings]}), "utf-8"
-    )
-    report.written.append(entry.id)
-    report.labels += findings
 
 
 def _write(
@@ -277,9 +275,12 @@ def _fingerprint(entry: Entry, files: Sequence[LabelFile], plan: Plan) -> str:
     )
 
 
-def _remove_stale(store: CaseStore, wanted: set[str], report: PrepareReport) -> None:
-    """A series that is gone or quarantined must not go on teaching from an old copy."""
+def _remove_stale(store: CaseStore, wanted: set[str], origin: str, report: PrepareReport) -> None:
+    """A series that is gone or quarantined must not go on teaching from an old copy.
+
+    Only cases of this very folder are judged: several folders may share a store.
+    """
     for case in store.ids():
-        if case not in wanted:
+        if case not in wanted and read_note(store.root / case).get("origin", origin) == origin:
             shutil.rmtree(store.root / case)
             report.removed.append(case)

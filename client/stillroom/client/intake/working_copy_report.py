@@ -2,11 +2,16 @@
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from stillroom.client.intake.catalogue import Finding
 from stillroom.common.errors import DataError
+
+NOTE = "source.json"
+"""Beside a case: digests only, no path and no tag."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +62,35 @@ def finding_of(error: Exception) -> Finding:
             )
 
 
-def unchanged(note: Path, fingerprint: str) -> list[LabelFinding] | None:
-    """What was found last time, if nothing has changed since."""
+def read_note(case: Path) -> dict[str, Any]:
+    """What ``write_note`` left in a case's folder; empty when there is nothing to trust."""
     try:
-        raw = json.loads(note.read_text("utf-8"))
-        if raw["fingerprint"] != fingerprint or not (note.parent / "case.json").exists():
-            return None
-        return [
-            LabelFinding(item["case"], item["label"], Finding(**item["finding"]))
-            for item in raw["labels"]
-        ]
-    except (OSError, ValueError, KeyError, TypeError):
+        raw = json.loads((case / NOTE).read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return raw if isinstance(raw, dict) and (case / "case.json").exists() else {}
+
+
+def write_note(
+    case: Path, *, fingerprint: str, origin: str, findings: Sequence[LabelFinding]
+) -> None:
+    """Say what a finished case was made from. Written last: without it the case is done again."""
+    content = {
+        "fingerprint": fingerprint,
+        "origin": origin,
+        "labels": [asdict(finding) for finding in findings],
+    }
+    temporary = (case / NOTE).with_suffix(".tmp")
+    temporary.write_text(json.dumps(content), "utf-8")
+    os.replace(temporary, case / NOTE)
+
+
+def unchanged(case: Path, fingerprint: str) -> list[LabelFinding] | None:
+    """What was found last time; None when anything has changed since."""
+    note = read_note(case)
+    if note.get("fingerprint") != fingerprint:
         return None
+    return [
+        LabelFinding(item["case"], item["label"], Finding(**item["finding"]))
+        for item in note["labels"]
+    ]
