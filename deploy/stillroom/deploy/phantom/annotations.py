@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import highdicom
+import pydicom
 import SimpleITK as sitk
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
@@ -29,15 +30,16 @@ def write_mask(case: Case, mask: Mask, path: Path) -> None:
     sitk.WriteImage(image, str(path), useCompression=True)
 
 
-def write_seg(mask: Mask, names: Sequence[str], images: Sequence[Dataset], path: Path) -> None:
+def write_seg(mask: Mask, names: Sequence[str], files: Sequence[Path], path: Path) -> None:
     """Write a DICOM SEG whose segment ``k + 1`` is called ``names[k]`` and holds ``mask == k + 1``.
 
     Args:
-        mask: (D, H, W), slices in the order of ``images``.
+        mask: (D, H, W), slices in the order of ``files``.
         names: Segment labels.
-        images: The series that the segmentation refers to.
+        files: The series that the segmentation refers to, as ``write_series`` returns it.
         path: File to write.
     """
+    images = [pydicom.dcmread(file, stop_before_pixels=True) for file in files]
     series = str(images[0].SeriesInstanceUID)
     algorithm = highdicom.AlgorithmIdentificationSequence(
         name="stillroom phantom", version="1", family=codes.DCM.ManualProcessing
@@ -54,7 +56,7 @@ def write_seg(mask: Mask, names: Sequence[str], images: Sequence[Dataset], path:
         for k, name in enumerate(names)
     ]
     seg = highdicom.seg.Segmentation(
-        source_images=list(images),
+        source_images=images,
         pixel_array=mask,
         segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=segments,
@@ -68,12 +70,20 @@ def write_seg(mask: Mask, names: Sequence[str], images: Sequence[Dataset], path:
         device_serial_number="0",
         omit_empty_frames=True,
     )
-    # The library stamps the hour of writing; two runs must write the same bytes.
-    seg.ContentDate, seg.ContentTime = images[0].ContentDate, images[0].ContentTime
+    _freeze(seg, images[0])
+    seg.save_as(path)
+
+
+def _freeze(seg: Dataset, image: Dataset) -> None:
+    """Replace what the library draws from the clock or at random: two runs write the same bytes."""
+    seg.ContentDate, seg.ContentTime = image.ContentDate, image.ContentTime
     for name in ("SeriesDate", "SeriesTime", "InstanceCreationDate", "InstanceCreationTime"):
         if name in seg:
             delattr(seg, name)
-    seg.save_as(path)
+    seg.ContributingEquipmentSequence[0].ContributionDateTime = "20260105101500"
+    organisation = generate_uid(entropy_srcs=[str(seg.SeriesInstanceUID), "dimensions"])
+    for item in (*seg.DimensionOrganizationSequence, *seg.DimensionIndexSequence):
+        item.DimensionOrganizationUID = organisation
 
 
 _CODES = {"AO": codes.SCT.Aorta, "PA": codes.SCT.PulmonaryArtery}

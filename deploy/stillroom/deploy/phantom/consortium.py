@@ -200,7 +200,7 @@ def _write_patient(task: _Task) -> Row | None:
     case = make_case(task.seed, spec.scanner, size=task.size, spacing_mm=task.spacing_mm)
     ids = draw_ids(spec.name, task.patient, task.seed)
     folder = task.folder / ("labelled" if task.labelled else "unlabelled") / task.patient
-    images = write_series(case, folder / "ct", ids, SCANNERS[spec.scanner])
+    scans = write_series(case, folder / "ct", ids, SCANNERS[spec.scanner])
     if not task.labelled:
         return None
     wanted = None
@@ -214,7 +214,7 @@ def _write_patient(task: _Task) -> Row | None:
         mask = getattr(case, label)
         path = folder / f"{label}{_SUFFIX[kind]}"
         if kind == "seg":
-            write_seg(mask, CLASSES[label], images, path)
+            write_seg(mask, CLASSES[label], scans, path)
         else:
             write_mask(case, mask, path)
     return None if wanted is None else (wanted.series, case.points)

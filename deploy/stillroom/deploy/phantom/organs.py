@@ -34,7 +34,7 @@ class Organs:
         outflow_tract: Wall of the passage from left ventricle to valve.
         aorta: Root, ascending and arch; ``descending`` is the rest.
         pulmonary: Trunk and the two main branches.
-        cava: Superior and inferior vena cava; parts of them belong to ``ra``.
+        cava, lower_cava: Both venae cavae, and the inferior one alone; parts belong to ``ra``.
         veins: Pulmonary veins beyond the part that belongs to ``la``.
         leaflets: Closed aortic valve. ``muscles``: papillary. ``coronaries``, ``calcium``.
         mitral: Plane of the mitral valve, closed.
@@ -52,6 +52,7 @@ class Organs:
     descending: Array
     pulmonary: Array
     cava: Array
+    lower_cava: Array
     veins: Array
     leaflets: Array
     muscles: Array
@@ -70,7 +71,7 @@ def build_organs(space: Space, p: Patient) -> Organs:
     root = np.minimum(aorta, tract)
     rv, pulmonary = _right_heart(space, p, epicardium)
     la, veins = _left_atrium(space, p)
-    ra, cava = _right_atrium(space, p)
+    ra, cava, lower_cava = _right_atrium(space, p)
     # Neighbours touch with a thin wall between them; who yields to whom is fixed here.
     la = without(without(la, epicardium, 1.0), root, 1.5)
     ra = without(without(without(ra, epicardium, 1.2), root, 1.5), la, 1.5)
@@ -94,6 +95,7 @@ def build_organs(space: Space, p: Patient) -> Organs:
         descending=descending,
         pulmonary=pulmonary,
         cava=cava,
+        lower_cava=lower_cava,
         veins=veins,
         leaflets=np.maximum(np.abs(height - 6) - 0.6, aorta + 1),
         muscles=_muscles(space, p),
@@ -163,17 +165,18 @@ def _left_atrium(space: Space, p: Patient) -> tuple[Array, Array]:
     return blend(la, space.tube(tip, (9, 9, 8, 7, 4)), 4), veins
 
 
-def _right_atrium(space: Space, p: Patient) -> tuple[Array, Array]:
-    """Right atrium with the first centimetres of both venae cavae; the cavae as a whole."""
+def _right_atrium(space: Space, p: Patient) -> tuple[Array, Array, Array]:
+    """Right atrium with the first centimetres of both venae cavae; both cavae, the inferior."""
     s = p.atria[1]
     body = space.ellipsoid(RIGHT_ATRIUM, (27 * s, 29 * s, 33 * s))
     tip = curve([vector(-42, -4, 20), vector(-34, -24, 26), vector(-20, -32, 30)], 4)
     body = blend(body, space.tube(tip, (12, 11, 9, 6)), 6)
     upper = curve([vector(-44, 10, 20), vector(-42, 2, 50), vector(-38, 0, 110)], 8)
     lower = curve([vector(-44, 16, -18), vector(-36, 24, -50), vector(-32, 34, -120)], 8)
-    cava = np.minimum(space.tube(upper, 9.0), space.tube(lower, 12.0))
+    lower_cava = space.tube(lower, 12.0)
+    cava = np.minimum(space.tube(upper, 9.0), lower_cava)
     near = np.abs(space.plane(vector(0, 0, 1), vector(0, 0, 1))) - 38
-    return np.maximum(blend(body, cava, 5), near), cava
+    return np.maximum(blend(body, cava, 5), near), cava, lower_cava
 
 
 def _aorta(space: Space, p: Patient, height: Array) -> tuple[Array, Array]:

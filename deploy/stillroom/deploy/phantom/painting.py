@@ -6,6 +6,7 @@ of the scanner's space; ``Grid.centre_mm`` moves the field of view around it, ``
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ CHAMBERS = ("LV", "RV", "LA", "RA", "MYO")
 VESSELS = ("AO", "PA")
 """Values 1 and 2 of the vessel map: aortic root to the end of the arch, and pulmonary artery."""
 Mask = NDArray[np.uint8]
+Field = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,7 @@ class _Canvas:
         self.hu = np.full(shape, -1000.0, np.float32)
         self._voxel = np.float32(voxel_mm)
 
-    def put(self, solid: Array, hu: float | Array) -> None:
+    def put(self, solid: Field, hu: float | Field) -> None:
         """Cover with ``hu`` where ``solid`` is negative; a voxel cut by the surface mixes."""
         touched = np.flatnonzero(solid.ravel() < self._voxel / 2)
         if touched.size == 0:
@@ -138,7 +140,7 @@ def paint(
     canvas.put(np.maximum(np.hypot(drift, swirl) * 5 - 2.0, lungs + 2), 40.0)
     _paint_heart(canvas, organs, patient, phase, grain, swirl)
     solid = np.clip((canvas.hu + 300) / 200, 0, 1)
-    hu = scan(canvas.hu + 7 * solid * grain, scanner, spacing, rng)
+    hu = scan((canvas.hu + 7 * solid * grain).astype(np.float32), scanner, spacing, rng)
     chambers, vessels = _label(organs)
     return Case(
         np.rint(hu).astype(np.int16),
@@ -168,6 +170,7 @@ def _paint_heart(
     put(o.epicardium, muscle)
     put(o.descending, 0.97 * left)
     put(o.cava, phase.inflow)
+    put(o.lower_cava, 60 + 0.35 * right)  # blood from below comes late
     # Unmixed blood: the brighter the inflow, the more it streaks.
     put(o.ra, right + np.float32(0.35 * (phase.inflow - right)) * (1 + swirl))
     rough = np.maximum(grain, 0) * 1.2
