@@ -13,6 +13,7 @@ import SimpleITK as sitk
 from pydicom.uid import RLELossless
 from typer.testing import CliRunner
 
+from stillroom.client.intake.rules import Rules, is_match
 from stillroom.deploy.phantom.__main__ import app
 from stillroom.deploy.phantom.anatomy import POINTS
 from stillroom.deploy.phantom.annotations import write_markups, write_mask, write_seg, write_table
@@ -144,8 +145,11 @@ def test_consortium_on_disk(tmp_path: Path) -> None:
     assert [site.name for site in sites] == ["north", "river", "harbour", "summit"]
     for spec, site in zip(specs, sites, strict=True):
         assert set(site.labels) == set(spec.labels)
-        for rule in site.labels.values():
-            assert list(site.folder.glob(rule["files"]))
+        rules = Rules.model_validate({"labels": site.labels})
+        for rule in rules.labels.values():
+            files = list(site.folder.glob(rule.files))
+            assert files
+            assert all(is_match(file, site.folder, rule.files) for file in files)
         for patient in site.labelled:
             assert (site.folder / "labelled" / patient / "ct" / "IM0001.dcm").is_file()
         for patient in site.unlabelled:

@@ -80,7 +80,8 @@ def _freeze(seg: Dataset, image: Dataset) -> None:
     for name in ("SeriesDate", "SeriesTime", "InstanceCreationDate", "InstanceCreationTime"):
         if name in seg:
             delattr(seg, name)
-    seg.ContributingEquipmentSequence[0].ContributionDateTime = "20260105101500"
+    for item in seg.get("ContributingEquipmentSequence", []):
+        item.ContributionDateTime = "20260105101500"
     organisation = generate_uid(entropy_srcs=[str(seg.SeriesInstanceUID), "dimensions"])
     for item in (*seg.DimensionOrganizationSequence, *seg.DimensionIndexSequence):
         item.DimensionOrganizationUID = organisation
