@@ -1,0 +1,1 @@
+"""Sections of the study report: pure functions from the summary to HTML."""

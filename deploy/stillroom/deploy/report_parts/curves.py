@@ -1,0 +1,128 @@
+"""Line charts as accessible inline SVG. Pure."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from stillroom.deploy.report_parts.marks import site_class, site_mark
+from stillroom.deploy.report_parts.markup import Child, Html, tag
+from stillroom.deploy.report_parts.reading import Curve
+
+WIDTH, HEIGHT = 380, 230
+LEFT, RIGHT, TOP, BOTTOM = 40, 84, 14, 34
+LABEL_GAP = 13
+"""All in units of the drawing, which is shown at about one pixel each."""
+
+
+def chart(
+    identity: str,
+    title: str,
+    curves: Mapping[str, Curve],
+    *,
+    order: Sequence[str],
+    top: float | None = None,
+    unit: str = "",
+) -> Html:
+    """One panel: rounds to the right, values upwards from 0, a line and an end label per site.
+
+    Args:
+        identity: Unique on the page; ties title and description to the picture.
+        title: Of the figure.
+        curves: By site, none empty.
+        order: Every site; the place in it gives colour and mark.
+        top: End of the value axis; from the data when None.
+        unit: Of the values, in the description and on the axis.
+    """
+    highest = top or max(value for curve in curves.values() for _, value in curve)
+    step = nice_step(highest)
+    ceiling = step * math.ceil(highest / step - 1e-9) or step
+    last = max(number for curve in curves.values() for number, _ in curve)
+    first = min(number for curve in curves.values() for number, _ in curve)
+    frame = _Frame(first, max(last, first + 1), ceiling)
+    described = "; ".join(
+        f"{site}: {curve[0][1]:.3g} in round {curve[0][0]}, {curve[-1][1]:.3g} in round {curve[-1][0]}"
+        for site, curve in curves.items()
+    )
+    svg = tag(
+        "svg",
+        tag("title", title, id=f"{identity}-t"),
+        tag("desc", described, id=f"{identity}-d"),
+        frame.axes(step, last),
+        [_line(frame, order.index(site), curve) for site, curve in curves.items()],
+        _end_labels(frame, curves, order),
+        viewBox=f"0 0 {WIDTH} {HEIGHT}",
+        role="img",
+        aria_labelledby=f"{identity}-t {identity}-d",
+        class_="chart",
+    )
+    caption = tag("figcaption", tag("b", title), tag("span", unit, class_="unit"))
+    return tag("figure", caption, svg, class_="panel")
+
+
+def nice_step(highest: float) -> float:
+    """1, 2 or 5 times a power of ten that divides [0, highest] into three to six parts."""
+    rough = max(highest, 1e-9) / 4
+    power = 10.0 ** math.floor(math.log10(rough))
+    return min((m * power for m in (1, 2, 5, 10)), key=lambda step: abs(step - rough))
+
+
+class _Frame:
+    """Where rounds and values lie in the drawing."""
+
+    def __init__(self, first: int, last: int, ceiling: float) -> None:
+        self.first, self.last, self.ceiling = first, last, ceiling
+
+    def x(self, number: float) -> float:
+        share = (number - self.first) / (self.last - self.first)
+        return LEFT + share * (WIDTH - LEFT - RIGHT)
+
+    def y(self, value: float) -> float:
+        share = min(max(value / self.ceiling, 0.0), 1.0)
+        return HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM)
+
+    def axes(self, step: float, last: int) -> list[Child]:
+        """Hairlines and numbers."""
+        parts: list[Child] = []
+        for k in range(round(self.ceiling / step) + 1):
+            y = self.y(k * step)
+            parts += [
+                tag("path", d=f"M{LEFT} {y:.1f} H{WIDTH - RIGHT}", class_="grid" if k else "axis"),
+                tag("text", f"{k * step:.3g}", x=LEFT - 8, y=f"{y + 3.5:.1f}", text_anchor="end"),
+            ]
+        every = max(1, math.ceil((last - self.first + 1) / 6))
+        for number in range(self.first, last + 1, every):
+            x = f"{self.x(number):.1f}"
+            parts.append(tag("text", number, x=x, y=HEIGHT - BOTTOM + 16, text_anchor="middle"))
+        middle = (LEFT + WIDTH - RIGHT) / 2
+        parts.append(
+            tag("text", "round", x=middle, y=HEIGHT - 3, text_anchor="middle", class_="name")
+        )
+        return parts
+
+
+def _line(frame: _Frame, index: int, curve: Curve) -> list[Child]:
+    path = "M" + " L".join(f"{frame.x(n):.1f} {frame.y(v):.1f}" for n, v in curve)
+    # Beyond eight sites colours repeat; then the line itself is broken to tell them apart.
+    dashes = None if index < 8 else "5 3"
+    line = tag("path", d=path, class_=f"line {site_class(index)}", stroke_dasharray=dashes)
+    # Marks on every round of a long stage would hide the line.
+    marked = curve if len(curve) <= 14 else [curve[0], curve[-1]]
+    return [line, *(site_mark(index, frame.x(n), frame.y(v), 2.8) for n, v in marked)]
+
+
+def _end_labels(frame: _Frame, curves: Mapping[str, Curve], order: Sequence[str]) -> list[Child]:
+    """Name and last value beside each line, moved apart where they would overlap."""
+    wanted = sorted((frame.y(curve[-1][1]), site) for site, curve in curves.items())
+    places: list[float] = []
+    for y, _ in wanted:
+        places.append(max(y, places[-1] + LABEL_GAP) if places else y)
+    overflow = max(0.0, places[-1] - (HEIGHT - BOTTOM)) if places else 0.0
+    return [
+        tag(
+            "text",
+            f"{site if len(site) <= 11 else site[:10] + '…'} {curves[site][-1][1]:.2f}",
+            x=WIDTH - RIGHT + 8,
+            y=f"{place - overflow + 3.5:.1f}",
+            class_=f"end {site_class(order.index(site))}",
+        )
+        for place, (_, site) in zip(places, wanted, strict=True)
+    ]
