@@ -32,11 +32,15 @@ def scan(
     state: State = Path("state"),
     min_slices: Annotated[int, typer.Option(min=1, help="Fewest slices of a usable series.")] = 16,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    config: Annotated[
+        Path | None, typer.Option(help="site.toml, whose [labels] say which file is which label.")
+    ] = None,
 ) -> None:
     """List every series under FOLDER, with the reason and the fix where one cannot be used."""
     from rich.console import Console
     from rich.progress import Progress
 
+    from stillroom.client.config import SiteConfig
     from stillroom.client.intake import index
 
     with Progress(console=Console(stderr=True), transient=True, disable=json_) as bar:
@@ -45,6 +49,7 @@ def scan(
             folder,
             state=state,
             min_slices=min_slices,
+            rules=None if config is None else SiteConfig.load(config).rules,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     catalogue.save(state / CATALOGUE)
@@ -58,6 +63,37 @@ def scan(
             fix="Follow the fixes listed above, or scan another folder.",
             code="STR-401",
         )
+
+
+@data.command()
+def show(
+    entry_id: Annotated[str, typer.Argument(metavar="ID", help="From the table of `data scan`.")],
+    png: Annotated[Path, typer.Option(help="Picture to write.")],
+    state: State = Path("state"),
+) -> None:
+    """Draw three planes of a scan with all labels that belong to it. The picture stays here."""
+    from rich.console import Console
+
+    from stillroom.client.intake.catalogue import Catalogue
+    from stillroom.client.intake.preview import preview
+    from stillroom.client.picture import three_planes
+
+    catalogue = Catalogue.load(state / CATALOGUE)
+    shown = preview(catalogue, catalogue.entry(entry_id))
+    picture = three_planes(
+        shown.image_hu,
+        shown.spacing_mm,
+        mask=shown.mask,
+        names=shown.names,
+        points=shown.points,
+        origin_mm=shown.origin_mm,
+        title=entry_id,
+    )
+    png.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(png, "PNG")
+    console = Console(stderr=True, highlight=False)
+    for finding in shown.findings:
+        console.print(f"[yellow]{finding.code}[/] {finding.reason} {finding.fix}", soft_wrap=True)
 
 
 def _print_catalogue(console: "Console", catalogue: "Catalogue") -> None:
@@ -85,6 +121,12 @@ def _print_catalogue(console: "Console", catalogue: "Catalogue") -> None:
         for finding in entry.findings:
             console.print(f"  [yellow]{finding.code}[/] {escape(finding.reason)}", soft_wrap=True)
             console.print(f"  fix: {escape(finding.fix)}", soft_wrap=True)
+    for file in catalogue.labels:
+        if file.finding is not None:
+            where = file.path.relative_to(catalogue.root).as_posix()
+            console.print(f"\n[bold]label[/] {escape(_printable(where))}")
+            console.print(f"  [yellow]{file.finding.code}[/] {file.finding.reason}", soft_wrap=True)
+            console.print(f"  fix: {file.finding.fix}", soft_wrap=True)
     console.print(
         f"\n{len(catalogue.accepted)} accepted, "
         f"{len(catalogue.entries) - len(catalogue.accepted)} quarantined, "
@@ -95,8 +137,11 @@ def _print_catalogue(console: "Console", catalogue: "Catalogue") -> None:
 def _where(entry: "Entry", root: Path) -> str:
     """Relative path: the file, or a series' folder. Printed on the site's own terminal only."""
     path = entry.files[0] if len(entry.files) == 1 else entry.files[0].parent
-    text = path.relative_to(root).as_posix()
-    # Names that are not UTF-8 must not end the listing.
+    return _printable(path.relative_to(root).as_posix())
+
+
+def _printable(text: str) -> str:
+    """Names that are not UTF-8 must not end the listing."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 

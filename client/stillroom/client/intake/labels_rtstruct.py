@@ -37,6 +37,16 @@ def read(
     return out
 
 
+def contents(data: pydicom.Dataset) -> dict[int, str]:
+    """Number and name of every region that has closed contours."""
+    drawn = read_contours(data)
+    return {
+        int(item.ROINumber): str(item.get("ROIName") or item.ROINumber)
+        for item in data.get("StructureSetROISequence") or []
+        if int(item.get("ROINumber", -1)) in drawn
+    }
+
+
 def fill(contours: Sequence[NDArray[np.float64]], reference: sitk.Image) -> NDArray[np.bool_]:
     """Voxels inside closed planar contours, ``(D, H, W)``.
 

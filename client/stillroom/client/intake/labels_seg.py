@@ -83,6 +83,15 @@ def read(
     return onto(stack.image(volume), reference)
 
 
+def contents(data: pydicom.Dataset) -> dict[int, str]:
+    """Number and label of every segment but the background of a label map."""
+    return {
+        int(item.SegmentNumber): str(item.get("SegmentLabel") or item.SegmentNumber)
+        for item in data.get("SegmentSequence") or []
+        if int(item.get("SegmentNumber", 0)) > 0
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class Stack:
     """The grid that a SEG's frames fill, and the plane ``k`` of each."""

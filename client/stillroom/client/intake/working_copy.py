@@ -37,6 +37,8 @@ from stillroom.common.canonical import digest
 from stillroom.common.errors import DataError
 from stillroom.common.study import MaskLabel, PointsLabel, Study
 
+__all__ = ["PrepareReport", "prepare"]
+
 FORMAT = 1
 """Raised when this module would write other bytes for the same input: all cases are redone."""
 
