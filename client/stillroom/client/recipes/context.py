@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 from numpy.typing import NDArray
 
 from stillroom.client.intake.store import CaseStore
-from stillroom.client.training.device import Setting
+from stillroom.client.training.device import Device, Setting, choose_device
 from stillroom.common.manifest import Weights
 from stillroom.common.study import Stage, Study
 
@@ -54,6 +54,10 @@ class RecipeContext:
     keep_pseudo_labels_days: float = 7.0
     progress: Callable[[float], None] = _ignore
     should_stop: Callable[[], bool] = _never
+
+    def choose_device(self) -> Device:
+        """Where and how precisely to compute, for the study's patches."""
+        return choose_device(self.device, smallest_side=min(self.study.volume.patch))
 
     @property
     def round_seed(self) -> int:

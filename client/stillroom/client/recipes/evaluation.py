@@ -12,7 +12,7 @@ from stillroom.client.recipes.cohort import all_cases, no_case, validation_ids
 from stillroom.client.recipes.context import RecipeContext, RoundResult
 from stillroom.client.recipes.models import network
 from stillroom.client.training.cases import Case, WorkingSet, grid_of, transfer
-from stillroom.client.training.device import choose_device, seeded
+from stillroom.client.training.device import seeded
 from stillroom.client.training.inference import predict
 from stillroom.client.training.metrics import ClassResult, score_mask, score_points, summarise
 from stillroom.client.training.targets import decode_mask, decode_points
@@ -46,7 +46,7 @@ def evaluate(
         raise no_case(f"no labelled case to score stage {stage.name} on")
     if context.weights is None:
         raise ValueError(f"stage {stage.name} is scored, and no weights were given")
-    device = choose_device(context.device)
+    device = context.choose_device()
     module = network(study, stage, context.weights, device)
     working_set = WorkingSet.of_stage(context.store, study, stage)
     scores: list[Scores] = []

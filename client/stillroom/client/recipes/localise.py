@@ -12,7 +12,7 @@ from stillroom.client.recipes.cohort import all_cases, no_case
 from stillroom.client.recipes.context import RecipeContext, RoundResult
 from stillroom.client.recipes.models import network
 from stillroom.client.training.cases import WorkingSet
-from stillroom.client.training.device import choose_device, seeded
+from stillroom.client.training.device import seeded
 from stillroom.client.training.inference import predict
 from stillroom.client.training.targets import Grid, Point, decode_mask, largest_component
 from stillroom.common.errors import ResourceError
@@ -29,7 +29,7 @@ class Localise:
         study, (teacher, *_) = context.study, context.stage.teachers
         stage = study.stage_named(teacher)
         weights, _ = context.teachers[teacher]
-        device = choose_device(context.device)
+        device = context.choose_device()
         module = network(study, stage, weights, device)
         cases = WorkingSet(context.store, study, spacing_mm=study.spacing_of(stage), whole=True)
         located = not_located = 0

@@ -14,7 +14,7 @@ from stillroom.client.recipes.cohort import all_cases, no_case, training_cases
 from stillroom.client.recipes.context import RecipeContext, RoundResult
 from stillroom.client.recipes.models import network
 from stillroom.client.training.cases import Case, WorkingSet, grid_of, transfer
-from stillroom.client.training.device import Device, choose_device, seeded
+from stillroom.client.training.device import Device, seeded
 from stillroom.client.training.inference import predict
 from stillroom.client.training.targets import (
     decode_mask,
@@ -36,7 +36,7 @@ class PseudoLabel:
         infos = _candidates(context)
         if context.role == "held_out" or not infos:
             raise no_case(f"no training case for stage {context.stage.name}")
-        device = choose_device(context.device)
+        device = context.choose_device()
         metrics: dict[str, float] = {}
         with seeded(device, context.round_seed):
             for number, teacher in enumerate(context.stage.teachers):

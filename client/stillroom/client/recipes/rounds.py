@@ -7,7 +7,7 @@ from stillroom.client.recipes.cohort import no_case, training_cases
 from stillroom.client.recipes.context import RecipeContext, RoundResult
 from stillroom.client.recipes.models import network
 from stillroom.client.training.cases import WorkingSet
-from stillroom.client.training.device import choose_device, seeded
+from stillroom.client.training.device import seeded
 from stillroom.client.training.loop import Report, train
 from stillroom.client.training.sampling import Sampler
 from stillroom.common.nn.weights import export, group_of
@@ -41,7 +41,7 @@ def train_round(recipe: TrainingRecipe, context: RecipeContext) -> RoundResult:
         raise ValueError(f"stage {stage.name} trains, and no weights were given")
 
     # 2. The network with the weights that arrived.
-    device = choose_device(context.device)
+    device = context.choose_device()
     module = network(study, stage, context.weights, device)
 
     # 3. A few steps, repeatable from the seed.
