@@ -41,25 +41,11 @@ def write_seg(mask: Mask, names: Sequence[str], files: Sequence[Path], path: Pat
     """
     images = [pydicom.dcmread(file, stop_before_pixels=True) for file in files]
     series = str(images[0].SeriesInstanceUID)
-    algorithm = highdicom.AlgorithmIdentificationSequence(
-        name="stillroom phantom", version="1", family=codes.DCM.ManualProcessing
-    )
-    segments = [
-        highdicom.seg.SegmentDescription(
-            segment_number=k + 1,
-            segment_label=name,
-            segmented_property_category=codes.SCT.AnatomicalStructure,
-            segmented_property_type=_CODES.get(name, codes.SCT.AnatomicalStructure),
-            algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
-            algorithm_identification=algorithm,
-        )
-        for k, name in enumerate(names)
-    ]
     seg = highdicom.seg.Segmentation(
         source_images=images,
         pixel_array=mask,
         segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
-        segment_descriptions=segments,
+        segment_descriptions=_segments(names),
         series_instance_uid=generate_uid(entropy_srcs=[series, "seg"]),
         series_number=100,
         sop_instance_uid=generate_uid(entropy_srcs=[series, "seg", "1"]),
@@ -72,6 +58,23 @@ def write_seg(mask: Mask, names: Sequence[str], files: Sequence[Path], path: Pat
     )
     _freeze(seg, images[0])
     seg.save_as(path)
+
+
+def _segments(names: Sequence[str]) -> list[highdicom.seg.SegmentDescription]:
+    algorithm = highdicom.AlgorithmIdentificationSequence(
+        name="stillroom phantom", version="1", family=codes.DCM.ManualProcessing
+    )
+    return [
+        highdicom.seg.SegmentDescription(
+            segment_number=k + 1,
+            segment_label=name,
+            segmented_property_category=codes.SCT.AnatomicalStructure,
+            segmented_property_type=_CODES.get(name, codes.SCT.AnatomicalStructure),
+            algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+            algorithm_identification=algorithm,
+        )
+        for k, name in enumerate(names)
+    ]
 
 
 def _freeze(seg: Dataset, image: Dataset) -> None:

@@ -86,20 +86,22 @@ class Site:
 
 
 def default_sites(
-    *, labelled: int = 10, unlabelled: int = 20, held_out: int = 10
+    *, labelled: int = 10, unlabelled: int = 20, held_out: int = 10, heart: bool = False
 ) -> tuple[SiteSpec, ...]:
-    """The demo's four hospitals; the last one, held out, owns every label type."""
+    """The demo's four hospitals; the last one, held out, owns every label type.
+
+    Args:
+        labelled, unlabelled: Patients of each of the first three.
+        held_out: Patients of the last one, all labelled.
+        heart: Whether the first and the last also own whole-heart masks, for a localiser.
+    """
+    whole: dict[str, Format] = {"heart": "nifti"} if heart else {}
+    truth: dict[str, Format] = {"chambers": "nrrd", "vessels": "nifti", "landmarks": "table"}
     return (
-        SiteSpec("north", "north", {"chambers": "nifti"}, labelled, unlabelled),
+        SiteSpec("north", "north", {"chambers": "nifti", **whole}, labelled, unlabelled),
         SiteSpec("river", "river", {"vessels": "seg"}, labelled, unlabelled),
         SiteSpec("harbour", "harbour", {"landmarks": "markups+table"}, labelled, unlabelled),
-        SiteSpec(
-            "summit",
-            "summit",
-            {"chambers": "nrrd", "vessels": "nifti", "landmarks": "table"},
-            held_out,
-            0,
-        ),
+        SiteSpec("summit", "summit", {**truth, **whole}, held_out, 0),
     )
 
 

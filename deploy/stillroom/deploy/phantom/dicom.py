@@ -115,6 +115,11 @@ def _header(case: Case, ids: SeriesIds, scanner: Scanner) -> Dataset:
     d.AcquisitionNumber = 1
     d.FrameOfReferenceUID = ids.frame
     d.PositionReferenceIndicator = ""
+    _describe_pixels(d, case)
+    return d
+
+
+def _describe_pixels(d: Dataset, case: Case) -> None:
     d.SamplesPerPixel = 1
     d.PhotometricInterpretation = "MONOCHROME2"
     d.Rows, d.Columns = case.hu.shape[1:]
@@ -124,7 +129,6 @@ def _header(case: Case, ids: SeriesIds, scanner: Scanner) -> Dataset:
     d.RescaleIntercept, d.RescaleSlope, d.RescaleType = INTERCEPT, 1, "HU"
     # Columns of the direction matrix are the directions of a row (x) and a column (y).
     d.ImageOrientationPatient = [_number(v) for v in (*case.direction[:, 0], *case.direction[:, 1])]
-    return d
 
 
 def _place(image: Dataset, case: Case, ids: SeriesIds, index: int) -> None:

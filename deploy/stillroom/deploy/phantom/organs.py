@@ -81,9 +81,7 @@ def build_organs(space: Space, p: Patient) -> Organs:
     rv = without(rv, root, 1.5)
     pulmonary = without(without(pulmonary, root, 1.8), la, 1.2)
     pulmonary = without(pulmonary, cava, 1.5)
-    outside = epicardium
-    for part in (rv, la, ra, aorta, pulmonary):
-        outside = blend(outside, part, 10)
+    outside = _together(epicardium, rv, la, ra, aorta, pulmonary)
     return Organs(
         lv=lv,
         rv=rv,
@@ -105,6 +103,13 @@ def build_organs(space: Space, p: Patient) -> Organs:
         outside=outside,
         sac=blend(outside, space.ellipsoid(vector(-8, 6, 8), (48, 42, 44)), 16),
     )
+
+
+def _together(*parts: Array) -> Array:
+    out = parts[0]
+    for part in parts[1:]:
+        out = blend(out, part, 10)
+    return out
 
 
 def _left_ventricle(space: Space, p: Patient, height: Array) -> tuple[Array, Array, Array, Array]:

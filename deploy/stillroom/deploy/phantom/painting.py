@@ -126,16 +126,12 @@ def paint(
     rng = np.random.default_rng([seed, 2])
     phase = draw_phase(scanner, rng)
     spacing = vector(*grid.spacing_mm)
-    axes, voxel = grid.axes(), float(np.cbrt(spacing.prod()))
-    bends = patient.heart.bends(*axes)
-    body, heart = (
-        Space(d.anatomy_grid(*axes, bends), voxel, cropped=cropped)
-        for d in (patient.thorax, patient.heart)
-    )
+    voxel = float(np.cbrt(spacing.prod()))
+    body, heart = _spaces(patient, grid, voxel, cropped=cropped)
     organs = build_organs(heart, patient)
+    grain, drift, swirl = (texture(rng, heart.shape, mm, spacing) for mm in (5.0, 11.0, 15.0))
     canvas = _Canvas(heart.shape, voxel)
     lungs = paint_chest(canvas.put, body, patient, organs.sac)
-    grain, drift, swirl = (texture(rng, heart.shape, mm, spacing) for mm in (5.0, 11.0, 15.0))
     # Lung vessels: curves along which two smooth random fields vanish together.
     canvas.put(np.maximum(np.hypot(drift, swirl) * 5 - 2.0, lungs + 2), 40.0)
     _paint_heart(canvas, organs, patient, phase, grain, swirl)
@@ -146,14 +142,21 @@ def paint(
         np.rint(hu).astype(np.int16),
         chambers,
         vessels,
-        # A plaque thinner than a voxel still marks the voxel it dominates.
-        (organs.calcium < 0.3 * max(0.0, voxel - 2)).astype(np.uint8),
+        _plaques(organs, voxel),
         (organs.outside < 0).astype(np.uint8),
         _visible_points(patient, grid),
         grid.spacing_mm,
         _triple(grid.origin_mm),
         grid.direction,
     )
+
+
+def _spaces(patient: Patient, grid: Grid, voxel_mm: float, *, cropped: bool) -> tuple[Space, Space]:
+    """The chest's and the heart's own coordinates on the grid; both share the same bends."""
+    axes = grid.axes()
+    bends = patient.heart.bends(*axes)
+    body, heart = (d.anatomy_grid(*axes, bends) for d in (patient.thorax, patient.heart))
+    return Space(body, voxel_mm, cropped=cropped), Space(heart, voxel_mm, cropped=cropped)
 
 
 def _paint_heart(
@@ -172,7 +175,7 @@ def _paint_heart(
     put(o.cava, phase.inflow)
     put(o.lower_cava, 60 + 0.35 * right)  # blood from below comes late
     # Unmixed blood: the brighter the inflow, the more it streaks.
-    put(o.ra, right + np.float32(0.35 * (phase.inflow - right)) * (1 + swirl))
+    put(o.ra, right + np.float32(0.5 * (phase.inflow - right)) * (1 + swirl))
     rough = np.maximum(grain, 0) * 1.2
     put(o.rv + rough, right)
     put(o.pulmonary, 1.02 * right)
@@ -197,6 +200,11 @@ def _label(o: Organs) -> tuple[Mask, Mask]:
     # No voxel belongs to both maps; the great vessels win where walls are thinner than a voxel.
     chambers[vessels > 0] = 0
     return chambers, vessels
+
+
+def _plaques(o: Organs, voxel_mm: float) -> Mask:
+    """A plaque thinner than a voxel still marks the voxel it dominates."""
+    return (o.calcium < 0.3 * max(0.0, voxel_mm - 2)).astype(np.uint8)
 
 
 def _visible_points(patient: Patient, grid: Grid) -> dict[str, tuple[float, float, float]]:

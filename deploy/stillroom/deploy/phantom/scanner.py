@@ -23,7 +23,8 @@ class Scanner:
         grain_mm: Its correlation length, full width at half maximum.
         gain, shift_hu: Calibration error: ``hu * gain + shift``.
         left_hu: ``(mean, sd)`` of the blood in the left heart.
-        right: Range of the right heart's enhancement as a share of the left's.
+        right: Range of the right heart's enhancement as a share of the left's; above 1 where
+            scans start while contrast still flows in.
         tilt_deg: How obliquely slices lie to the patient's axes.
         transfer: DICOM transfer syntax.
     """
@@ -43,13 +44,13 @@ class Scanner:
 
 
 SCANNERS = {
-    "north": Scanner("Borealis Imaging", "BX-64", 1.2, noise_hu=18, right=(0.45, 1.0)),
+    "north": Scanner("Borealis Imaging", "BX-64", 1.2, noise_hu=18, right=(0.4, 1.35)),
     "river": Scanner(
         "Meander Medical", "Delta 128", 2.2, 1.0, 14, 2.6, 1.02, 8, (330, 45), (0.08, 0.6), 6.0,
         "implicit",
     ),
     "harbour": Scanner(
-        "Anchor Radiology", "Quay One", 0.9, 1.5, 36, 1.1, 0.97, -12, (430, 60), (0.15, 0.95),
+        "Anchor Radiology", "Quay One", 0.9, 1.5, 36, 1.1, 0.97, -12, (430, 60), (0.15, 1.2),
         0.0, "rle",
     ),
     "summit": Scanner(
@@ -76,7 +77,7 @@ def draw_phase(scanner: Scanner, rng: np.random.Generator) -> Phase:
     left = max(200.0, scanner.left_hu[0] + scanner.left_hu[1] * float(rng.standard_normal()))
     right = blood + float(rng.uniform(*scanner.right)) * (left - blood)
     # Contrast arrives through the upper vein: brighter than the chamber it is mixed in.
-    inflow = right + float(rng.uniform(0, 220)) * (right > 120)
+    inflow = right + float(rng.uniform(0, 300)) * (right > 120)
     muscle = float(np.clip(105 + 12 * rng.standard_normal(), 80, 135))
     return Phase(left, right, inflow, muscle, float(rng.uniform(60, 110)))
 
