@@ -12,6 +12,8 @@ from stillroom.common.errors import ResourceError
 
 Setting = Literal["auto", "cpu", "cuda"]
 
+BF16_FEATURES = ("amx_bf16", "avx512_bf16")
+"""Instructions without which PyTorch emulates bfloat16."""
 BF16_SIDE = 32
 """oneDNN's bf16 gradients of convolutions over maps of 2³ voxels, the bottleneck of a patch of 16,
 differ from run to run (measured, torch 2.13); over 4³ and more they repeat to the last bit."""
@@ -75,7 +77,8 @@ def choose_device(setting: Setting, *, smallest_side: int = 0) -> Device:
     why = "the configuration says so" if setting == "cpu" else "PyTorch sees no CUDA device"
     # A step takes half the time with these instructions (measured on an EPYC: 0.37 -> 0.21 s for
     # the light student) and several times as long without them.
-    bf16 = smallest_side >= BF16_SIDE and torch.cpu._is_avx512_bf16_supported()  # noqa: SLF001 - no public name
+    has = torch.cpu.get_capabilities()
+    bf16 = smallest_side >= BF16_SIDE and any(has.get(name) for name in BF16_FEATURES)
     return Device("cpu", bf16, bf16, f"CPU in {'bf16' if bf16 else 'fp32'}, because {why}.")
 
 
