@@ -91,7 +91,8 @@ def default_sites(
     """The demo's four hospitals; the last one, held out, owns every label type.
 
     Args:
-        labelled, unlabelled: Patients of each of the first three.
+        labelled: Patients with labels of each of the first three.
+        unlabelled: Patients without.
         held_out: Patients of the last one, all labelled.
         heart: Whether the first and the last also own whole-heart masks, for a localiser.
     """
