@@ -2,13 +2,22 @@
 
 import typer
 
+from stillroom.client import service_cli
 from stillroom.client.data_cli import data
+from stillroom.client.predict_cli import predict
 from stillroom.common.console import run_cli
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(data, name="data")
+app.command()(service_cli.courier)
+app.command()(service_cli.runner)
+app.command()(predict)
 
 
 def main() -> None:
     """Entry point: an expected failure prints its code and fix, and sets the exit status."""
     run_cli(app)
+
+
+if __name__ == "__main__":
+    main()

@@ -93,10 +93,15 @@ class RunEnded(Exception):  # noqa: N818  # it says what happened, it is no fail
     """The server says that a message's run is over; the message is dropped."""
 
 
+class Stopped(Exception):  # noqa: N818  # likewise
+    """We were told to stop while waiting for the server."""
+
+
 class Edge:
     """The connection to the consortium: Flower's Fleet calls under our identity and retries."""
 
-    def __init__(self, settings: CourierSettings) -> None:
+    def __init__(self, settings: CourierSettings, stop: threading.Event) -> None:
+        self._stop = stop
         key = load_key(settings.private_key)
         check_pair(load_certificate(settings.certificate), key)
         self._public_key = public_key_to_bytes(key.public_key())
@@ -186,7 +191,11 @@ class Edge:
         self._client.close()
 
     def _call(self, method: Callable[[Any], T], request: Any) -> T:
-        """Call until it works; a dropped line or a restarting server is waited out."""
+        """Call until it works; a dropped line or a restarting server is waited out.
+
+        Raises:
+            Stopped: We were told to stop while waiting.
+        """
         pause = RETRY_FIRST_S
         while True:
             try:
@@ -196,7 +205,8 @@ class Edge:
                 if failure is not None:
                     raise failure from error
                 log.warning("courier.retry", extra={"seconds": pause})
-            time.sleep(pause)
+            if self._stop.wait(pause):
+                raise Stopped
             pause = min(pause * 2, RETRY_MOST_S)
 
 
@@ -251,7 +261,7 @@ def run_courier(settings: CourierSettings, stop: threading.Event) -> None:
     objects = ObjectStoreFactory()
     states = NodeStateFactory(objectstore_factory=objects)
     state, store = states.state(), objects.store()
-    edge = Edge(settings)
+    edge = Edge(settings, stop)
     with runtime_listener(states, settings):
         try:
             edge.activate()
@@ -262,6 +272,8 @@ def run_courier(settings: CourierSettings, stop: threading.Event) -> None:
             while not stop.is_set():
                 if not carry_one(edge, state, store, stop):
                     stop.wait(settings.poll_s)
+        except Stopped:
+            log.info("courier.stopped")
         finally:
             edge.close()
 
@@ -386,5 +398,3 @@ def runtime_listener(states: NodeStateFactory, settings: CourierSettings) -> Ite
         finally:
             server.should_exit = True
             thread.join(timeout=5)
-
-

@@ -3,11 +3,12 @@
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load as parse
-from safetensors.numpy import save as serialise
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
 from stillroom.common.errors import TrustError
 from stillroom.common.manifest import Weights
@@ -19,11 +20,16 @@ def write_weights(folder: Path, weights: Weights) -> str:
     Temp, fsync, rename: after a crash the file is whole or absent, and its name says which
     bytes it must hold.
     """
-    data = serialise({name: np.ascontiguousarray(value) for name, value in weights.items()})
+    data = serialise(weights)
     digest = hashlib.sha256(data).hexdigest()
     folder.mkdir(parents=True, exist_ok=True)
     write_durably(folder / f"{digest}.safetensors", data)
     return digest
+
+
+def weights_digest(weights: Weights) -> str:
+    """The name ``write_weights`` would give: SHA-256 of the safetensors bytes."""
+    return hashlib.sha256(serialise(weights)).hexdigest()
 
 
 def read_weights(folder: Path, digest: str) -> dict[str, NDArray[np.float32]]:
@@ -47,7 +53,25 @@ def read_weights(folder: Path, digest: str) -> dict[str, NDArray[np.float32]]:
             fix="Restore it from a copy; do not use it.",
             code="STR-204",
         )
-    return dict(parse(data))
+    return parse(data)
+
+
+def serialise(weights: Weights) -> bytes:
+    """``weights`` as the bytes of a safetensors file; equal weights give equal bytes."""
+    data: bytes = save({name: np.ascontiguousarray(v) for name, v in weights.items()})
+    return data
+
+
+def parse(data: bytes) -> dict[str, NDArray[Any]]:
+    """The tensors in the bytes of a safetensors file. Runs no code, whatever the bytes are.
+
+    Raises:
+        ValueError: They are not a safetensors file.
+    """
+    try:
+        return dict(load(data))
+    except (SafetensorError, KeyError) as error:
+        raise ValueError("not a safetensors file") from error
 
 
 def write_durably(path: Path, data: bytes) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from flwr.app import Context, Message, RecordDict
 from flwr.proto.node_pb2 import NodeInfo
-from flwr.server.grid import Grid
+from flwr.serverapp import Grid
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.run import Run
@@ -68,7 +68,7 @@ class LocalGrid(Grid):
         return Run.create_empty(RUN_ID)
 
     @override
-    def create_message(  # noqa: PLR0913, PLR0917  # Flower's signature
+    def create_message(  # Flower's signature
         self,
         content: RecordDict,
         message_type: str,

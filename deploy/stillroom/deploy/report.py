@@ -145,7 +145,7 @@ def _results_notes(summary: Summary) -> tuple[str, ...]:
     pool = "held-out sites" if held_out(summary) else "all sites that scored it"
     return (
         (
-            f"Pooled: {pool}, drawn as a tall tick. A training site scores the cases it kept out of "
+            f"Pooled: {pool}, drawn as a caret above the line. A training site scores the cases it kept out of "
             "its own training."
         ),
         (
@@ -172,14 +172,20 @@ def _curves(summary: Summary) -> Html:
     panels: list[Child] = []
     for index, stage in enumerate(stages(summary)):
         name = str(stage.get("name", ""))
-        losses = loss_curves(stage)
+        losses, scores = loss_curves(stage), score_curves(summary, stage)
+        numbers = [int(record.get("round", 0)) for record in stage.get("rounds") or []] or [0]
+        span = min(numbers), max(numbers)
         if losses:
-            panels.append(chart(f"loss-{index}", name, losses, order=order, unit="training loss"))
-        for turn, ((label, what), curves) in enumerate(score_curves(stage).items()):
+            identity = f"loss-{index}"
+            panels.append(
+                chart(identity, name, losses, order=order, span=span, unit="training loss")
+            )
+        for turn, ((label, what), curves) in enumerate(scores.items()):
             unit = "mean Dice" if what == "dice" else "detection rate"
-            title = f"{name}: {label}"
-            identity = f"score-{index}-{turn}"
-            panels.append(chart(identity, title, curves, order=order, top=1.0, unit=unit))
+            title, identity = f"{name}: {label}", f"score-{index}-{turn}"
+            panels.append(
+                chart(identity, title, curves, order=order, span=span, top=1.0, unit=unit)
+            )
     if not panels:
         return tag("p", "No losses were recorded.", class_="quiet")
     return tag("div", panels, class_="panels")

@@ -28,11 +28,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from stillroom.common.pki.names import site_name
 from typing_extensions import override
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from stillroom.common.errors import StillroomError
+from stillroom.common.pki.names import site_name
 
 log = logging.getLogger(__name__)
 

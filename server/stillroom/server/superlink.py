@@ -256,6 +256,7 @@ name = "stillroom-study"
 version = "1.0.0"
 description = "Runs the installed stillroom ServerApp."
 license = { file = "LICENSE" }
+dependencies = ["flwr>=1.41,<1.42"]
 [tool.flwr.app]
 publisher = "stillroom"
 fab-format-version = 1

@@ -7,8 +7,8 @@ from stillroom.deploy.report_parts.marks import site_class, site_mark
 from stillroom.deploy.report_parts.markup import Child, Html, tag
 from stillroom.deploy.report_parts.reading import Curve
 
-WIDTH, HEIGHT = 380, 230
-LEFT, RIGHT, TOP, BOTTOM = 40, 84, 14, 34
+WIDTH, HEIGHT = 400, 230
+LEFT, RIGHT, TOP, BOTTOM = 34, 112, 14, 34
 LABEL_GAP = 13
 """All in units of the drawing, which is shown at about one pixel each."""
 
@@ -19,6 +19,7 @@ def chart(
     curves: Mapping[str, Curve],
     *,
     order: Sequence[str],
+    span: tuple[int, int],
     top: float | None = None,
     unit: str = "",
 ) -> Html:
@@ -29,14 +30,14 @@ def chart(
         title: Of the figure.
         curves: By site, none empty.
         order: Every site; the place in it gives colour and mark.
+        span: First and last round of the stage, so that its panels line up.
         top: End of the value axis; from the data when None.
         unit: Of the values, in the description and on the axis.
     """
     highest = top or max(value for curve in curves.values() for _, value in curve)
     step = nice_step(highest)
     ceiling = step * math.ceil(highest / step - 1e-9) or step
-    last = max(number for curve in curves.values() for number, _ in curve)
-    first = min(number for curve in curves.values() for number, _ in curve)
+    first, last = span
     frame = _Frame(first, max(last, first + 1), ceiling)
     described = "; ".join(
         f"{site}: {curve[0][1]:.3g} in round {curve[0][0]}, {curve[-1][1]:.3g} in round {curve[-1][0]}"
@@ -58,11 +59,18 @@ def chart(
     return tag("figure", caption, svg, class_="panel")
 
 
-def nice_step(highest: float) -> float:
-    """1, 2 or 5 times a power of ten that divides [0, highest] into three to six parts."""
-    rough = max(highest, 1e-9) / 4
-    power = 10.0 ** math.floor(math.log10(rough))
-    return min((m * power for m in (1, 2, 5, 10)), key=lambda step: abs(step - rough))
+def nice_step(highest: float, parts: int = 5) -> float:
+    """The smallest of 1, 2 or 5 times a power of ten of which ``parts`` reach ``highest``."""
+    wanted = max(highest, 1e-9) / parts
+    power = 10.0 ** math.floor(math.log10(wanted))
+    return next(m * power for m in (1, 2, 5, 10, 20) if m * power >= wanted * (1 - 1e-9))
+
+
+def ticks(first: int, last: int) -> list[int]:
+    """Rounds to number on the axis: the first, then round numbers not too close to it."""
+    step = max(1, round(nice_step(last - first, 6)))
+    later = [n for n in range(0, last + 1, step) if n - first > step / 2]
+    return [first, *later]
 
 
 class _Frame:
@@ -88,8 +96,7 @@ class _Frame:
                 tag("path", d=f"M{LEFT} {y:.1f} H{WIDTH - RIGHT}", class_="grid" if k else "axis"),
                 tag("text", f"{k * step:.3g}", x=LEFT - 8, y=f"{y + 3.5:.1f}", text_anchor="end"),
             ]
-        every = max(1, math.ceil((last - self.first + 1) / 6))
-        for number in range(self.first, last + 1, every):
+        for number in ticks(self.first, last):
             x = f"{self.x(number):.1f}"
             parts.append(tag("text", number, x=x, y=HEIGHT - BOTTOM + 16, text_anchor="middle"))
         middle = (LEFT + WIDTH - RIGHT) / 2
@@ -119,7 +126,7 @@ def _end_labels(frame: _Frame, curves: Mapping[str, Curve], order: Sequence[str]
     return [
         tag(
             "text",
-            f"{site if len(site) <= 11 else site[:10] + '…'} {curves[site][-1][1]:.2f}",
+            f"{site if len(site) <= 13 else site[:12] + '…'} {curves[site][-1][1]:.2f}",
             x=WIDTH - RIGHT + 8,
             y=f"{place - overflow + 3.5:.1f}",
             class_=f"end {site_class(order.index(site))}",

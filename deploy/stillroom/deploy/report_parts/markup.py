@@ -1,4 +1,7 @@
-"""HTML that escapes by construction, and numbers as people read them. Pure."""
+"""HTML that escapes by construction, and numbers as people read them. Pure.
+
+A number and its unit are joined by a no-break space, so that no line ends between them.
+"""
 
 import html
 from collections.abc import Iterable
@@ -56,19 +59,19 @@ def data_size(count: float) -> str:
     """Bytes in decimal units, three digits: ``12.4 MB``."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 999.5:
-            return f"{count:.0f} B" if unit == "B" else f"{count:.3g} {unit}"
+            return f"{count:.0f}\u00a0B" if unit == "B" else f"{count:.3g}\u00a0{unit}"
         count /= 1000
-    return f"{count:.3g} TB"
+    return f"{count:.3g}\u00a0TB"
 
 
 def duration(seconds: float) -> str:
     """Seconds as ``4.2 s``, ``3 min 12 s`` or ``2 h 05 min``."""
     if seconds < 60:
-        return f"{seconds:.1f} s"
+        return f"{seconds:.1f}\u00a0s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
+        return f"{minutes}\u00a0min {rest:02d}\u00a0s"
+    return f"{minutes // 60}\u00a0h {minutes % 60:02d}\u00a0min"
 
 
 def moment(value: object) -> str:
@@ -85,7 +88,7 @@ def moment(value: object) -> str:
 
 def percent(share: float) -> str:
     """A share in [0, 1] as whole percent."""
-    return f"{100 * share:.0f} %"
+    return f"{100 * share:.0f}\u00a0%"
 
 
 def short(digest: object) -> Html:
@@ -104,3 +107,14 @@ def listing(names: Iterable[str]) -> str:
     """``a``, ``a and b``, ``a, b and c``."""
     items = list(names)
     return " and ".join(filter(None, [", ".join(items[:-1]), *items[-1:]]))
+
+
+def tls_name(version: object) -> str:
+    """``TLSv1.3``, as OpenSSL says it, as people say it."""
+    return "unknown" if version is None else str(version).replace("TLSv", "TLS\u00a0")
+
+
+def spelled(count: int) -> str:
+    """A number that begins a sentence: in letters up to twelve."""
+    words = "No One Two Three Four Five Six Seven Eight Nine Ten Eleven Twelve".split()
+    return words[count] if count < len(words) else str(count)

@@ -11,7 +11,9 @@ from stillroom.deploy.report_parts.markup import (
     listing,
     percent,
     plural,
+    spelled,
     tag,
+    tls_name,
 )
 from stillroom.deploy.report_parts.reading import (
     Summary,
@@ -31,7 +33,7 @@ def lede(summary: Summary) -> str:
     count = sum(1 for _ in rounds(summary))
     sentences = [
         (
-            f"{plural(len(training), 'site').capitalize()} trained one model together without "
+            f"{spelled(len(training))} {'site' if len(training) == 1 else 'sites'} trained one model together without "
             f"showing each other a scan: {plural(count, 'round')} in "
             f"{plural(len(stages(summary)), 'stage')}, {data_size(total_bytes(summary))} of weights "
             f"in both directions, {duration(float(summary.get('seconds') or 0))}."
@@ -49,7 +51,9 @@ def lede(summary: Summary) -> str:
         )
     found = [_sentence(*item) for item in _pooled(summary).items()]
     if found:
-        sentences.append(f"There the student reaches {listing(found)}.")
+        sentences.append(
+            f"{'There' if spared else 'On all scored cases'} the student reaches {listing(found)}."
+        )
     return " ".join(sentences)
 
 
@@ -77,7 +81,7 @@ def stats(summary: Summary) -> Html:
         "rounds": str(sum(1 for _ in rounds(summary))),
         "weights exchanged": data_size(total_bytes(summary)),
         "time": duration(float(summary.get("seconds") or 0)),
-        "transport": f"{str(summary.get('tls_version', 'unknown')).replace('TLSv', 'TLS ')}",
+        "transport": tls_name(summary.get("tls_version")),
     }
     items = [tag("div", tag("dt", k), tag("dd", v), class_="stat") for k, v in facts.items()]
     return tag("dl", items, class_="stats")

@@ -124,21 +124,39 @@ def loss_curves(stage: Mapping[str, Any]) -> dict[str, Curve]:
     return curves
 
 
-def score_curves(stage: Mapping[str, Any]) -> dict[tuple[str, str], dict[str, Curve]]:
+def score_curves(
+    summary: Summary, stage: Mapping[str, Any]
+) -> dict[tuple[str, str], dict[str, Curve]]:
     """Scores of evaluated rounds: (label, ``dice`` or ``detected``) -> site -> curve.
 
-    The mean over the label's classes: Dice where there is one, else the detection rate.
+    The mean over the label's classes: Dice where there is one, else the detection rate. The
+    student's curves end with its final result, which is scored after the last round.
     """
     curves: dict[tuple[str, str], dict[str, Curve]] = {}
+    number = 0
     for record in stage.get("rounds") or []:
+        number = int(record["round"])
         sources = {s: e.get("metrics") or {} for s, e in (record.get("sites") or {}).items()}
         for site, scores in (record.get("evaluation") or {}).items():
             sources[site] = {**sources.get(site, {}), **scores}
         for site, scores in sources.items():
             for key, value in _label_means(scores).items():
                 curve = curves.setdefault(key, {}).setdefault(site, [])
-                curve.append((int(record["round"]), value))
+                curve.append((number, value))
+    if stage is not student_stage(summary):
+        return curves
+    for (label, what), by_site in curves.items():
+        for site, curve in by_site.items():
+            table = ((summary.get("metrics") or {}).get(site) or {}).get(label) or {}
+            final = table.get("mean_dice" if what == "dice" else "detection_rate")
+            if final is not None and curve[-1][0] < number:
+                curve.append((number, float(final)))
     return curves
+
+
+def student_stage(summary: Summary) -> Mapping[str, Any] | None:
+    """The stage whose model is released: the last ``distil``."""
+    return next((s for s in reversed(stages(summary)) if s.get("recipe") == "distil"), None)
 
 
 def _label_means(scores: Mapping[str, float]) -> dict[tuple[str, str], float]:

@@ -12,6 +12,7 @@ from stillroom.deploy.report_parts.markup import (
     percent,
     short,
     tag,
+    tls_name,
 )
 from stillroom.deploy.report_parts.reading import Summary, site_names, traffic
 
@@ -33,7 +34,7 @@ def boundary(summary: Summary) -> Html:
     for index, name in enumerate(names):
         site = listed.get(name, {})
         pair = moved[name]
-        tls = site.get("tls_version", summary.get("tls_version", "unknown"))
+        tls = tls_name(site.get("tls_version") or summary.get("tls_version"))
         certificate = site.get("certificate_sha256")
         cells: list[Child] = [
             tag("th", site_key(index, name), scope="row"),
@@ -52,7 +53,7 @@ def boundary(summary: Summary) -> Html:
 def _flow(count: int | None, most: int) -> Html:
     if count is None:
         return tag("td", "—", class_="num")
-    bar = tag("span", class_="flow", style=f"width:{100 * count / most:.1f}%")
+    bar = tag("span", class_="flow", style=f"width:{6 * count / most:.2f}rem")
     return tag("td", data_size(count), bar, class_="num")
 
 
@@ -133,7 +134,7 @@ def _points(error_mm: float | None, rate: float | None) -> tuple[str, Html | Non
 
 
 def _strip(item: str, shares: Mapping[str, float], order: Sequence[str]) -> Html:
-    """Every value on one line from 0 to 1; the pool as a tall tick."""
+    """Every value on one line from 0 to 1; the pool as a caret above it."""
     width, middle = 200, 8
     parts: list[Child] = [
         tag("path", d=f"M4 {middle} H{width - 4}", class_="axis"),
@@ -142,7 +143,8 @@ def _strip(item: str, shares: Mapping[str, float], order: Sequence[str]) -> Html
     for name, value in shares.items():
         x = 4 + 192 * min(max(value, 0.0), 1.0)
         if name == POOLED:
-            parts.append(tag("rect", x=f"{x - 1.6:.1f}", y=0, width=3.2, height=16, class_="pool"))
+            caret = f"M{x - 4:.1f} -4 H{x + 4:.1f} L{x:.1f} 3 Z"
+            parts.append(tag("path", d=caret, class_="pool"))
         else:
             parts.append(site_mark(order.index(name), x, middle, 3.6))
     words = ", ".join(f"{name} {value:.3g}" for name, value in shares.items())

@@ -50,3 +50,27 @@ def read_events(folder: Path, *, offset: int = 0) -> Iterator[tuple[int, dict[st
                 return
             offset += len(line)
             yield offset, json.loads(line)
+
+
+def describe(event: dict[str, Any]) -> str | None:
+    """One event in words for a terminal; None for those that only machines need."""
+    name = event["event"]
+    where = f"{event.get('stage')}, round {event.get('round')}"
+    loss = event.get("loss")
+    if name == "study.started":
+        return f"study {event['study'][:16]} started"
+    if name == "study.waiting" and event["missing"]:
+        return f"waiting for {', '.join(event['missing'])}"
+    if name == "site.inventory":
+        cases = event["counts"].get("inventory.cases", 0)
+        return f"{event['site']}: " + (event["reason"] or f"{cases:g} usable cases")
+    if name == "site.answered" and event["status"] != "admitted":
+        return f"{where}: {event['site']} {event['status']}, {event['reason']}"
+    if name == "round.closed":
+        tail = "" if loss is None else f", loss {loss:.3f}"
+        return f"{where} of {event['of']}: {', '.join(event['admitted'])}{tail}"
+    if name == "stage.scored":
+        return f"{where}: scored by {', '.join(event['sites']) or 'nobody'}"
+    if name == "study.finished":
+        return f"study {event['status']}"
+    return None

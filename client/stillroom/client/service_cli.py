@@ -1,0 +1,62 @@
+"""``stillroom-client courier`` and ``runner``: the two processes of a hospital."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Config = Annotated[
+    Path, typer.Option("--config", "-c", help="The site's site.toml.", show_default=False)
+]
+FollowParent = Annotated[
+    bool, typer.Option("--follow-parent", hidden=True, help="Stop when the starting process does.")
+]
+
+
+def courier(config: Config, follow_parent: FollowParent = False) -> None:
+    """Carry messages between the consortium and the runner (network, no patient data)."""
+    from stillroom.client.config import SiteConfig
+    from stillroom.client.courier import CourierSettings, run_courier
+    from stillroom.common.lifetime import follow, stop_on_signals
+    from stillroom.common.logs import to_stderr
+
+    to_stderr()
+    stop = stop_on_signals()
+    if follow_parent:
+        follow(os.getppid())
+    site = SiteConfig.load(config)
+    run_courier(
+        CourierSettings(
+            server=site.server,
+            ca=site.tls.ca,
+            certificate=site.tls.certificate,
+            private_key=site.tls.private_key,
+            runtime_port=site.runtime_port,
+            secret=site.read_secret(),
+            poll_s=site.poll_s,
+        ),
+        stop,
+    )
+
+
+def runner(config: Config, follow_parent: FollowParent = False) -> None:
+    """Do the study's work on this site's data (GPU, no network but the courier's loopback port)."""
+    from stillroom.client.config import SiteConfig
+    from stillroom.common.lifetime import follow, stop_on_signals
+    from stillroom.common.logs import to_stderr
+
+    to_stderr()
+    stop = stop_on_signals()
+    if follow_parent:
+        follow(os.getppid())
+    site = SiteConfig.load(config)
+    if site.threads is not None:
+        # Read by the numerical libraries when they are first imported, which is below.
+        os.environ["OMP_NUM_THREADS"] = str(site.threads)
+
+    from stillroom.client.runner import RunnerSettings, run_runner
+    from stillroom.client.site import Site
+
+    Site.open(config.resolve())  # a damaged study or configuration is told now, not in a round
+    run_runner(RunnerSettings(config.resolve(), site.runtime_port, site.read_secret()), stop)

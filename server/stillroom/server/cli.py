@@ -1,0 +1,225 @@
+"""``stillroom-server``: the commands a consortium's operator runs. Thin: parse, call, print."""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from stillroom.common.console import run_cli
+from stillroom.common.errors import ConfigError, StillroomError
+from stillroom.server.config import ServerConfig
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+study = typer.Typer(no_args_is_help=True, help="Check and prepare study files.")
+site = typer.Typer(no_args_is_help=True, help="Sites this server knows.")
+run = typer.Typer(no_args_is_help=True, help="Launch and watch studies.")
+release = typer.Typer(no_args_is_help=True, help="Publish what a study has learned.")
+for name, group in (("study", study), ("site", site), ("run", run), ("release", release)):
+    app.add_typer(group, name=name)
+
+Config = Annotated[
+    Path, typer.Option("--config", "-c", help="The operator's server.toml.", show_default=False)
+]
+FollowParent = Annotated[
+    bool, typer.Option("--follow-parent", hidden=True, help="Stop when the starting process does.")
+]
+console = Console(highlight=False)
+
+
+@app.command()
+def serve(config: Config, follow_parent: FollowParent = False) -> None:
+    """Run the SuperLink behind its two listeners until stopped."""
+    from stillroom.common.lifetime import follow
+    from stillroom.common.logs import to_stderr
+    from stillroom.server.superlink import serve as serve_superlink
+
+    to_stderr()
+    if follow_parent:
+        follow(os.getppid())
+    settings = ServerConfig.load(config)
+    console.print(
+        f"edge {settings.edge_host}:{settings.edge_port} (mutual TLS 1.3, {'/v1/fleet/'} only), "
+        f"inner {settings.inner_address} (loopback)"
+    )
+    serve_superlink(settings)
+
+
+@app.command()
+def execute(config: Config, follow_parent: FollowParent = False) -> None:
+    """Run Flower's SuperExec, which starts the ServerApp of each study."""
+    from stillroom.common.lifetime import follow
+    from stillroom.common.logs import to_stderr
+    from stillroom.server.superlink import execute as execute_tasks
+
+    to_stderr()
+    if follow_parent:
+        follow(os.getppid())
+    execute_tasks(ServerConfig.load(config))
+
+
+@study.command()
+def check(file: Annotated[Path, typer.Argument(help="A study file (TOML).")]) -> None:
+    """Check a study file and show its stages and what each exchanges; changes nothing."""
+    import tempfile
+
+    from stillroom.common.study import Study
+    from stillroom.server.workstation import prepare
+
+    with tempfile.TemporaryDirectory() as scratch:
+        prepared = prepare(file, Path(scratch))
+    table = Table("stage", "recipe", "rounds", "who", "exchanged groups", "per site and round")
+    for stage in prepared.study.stage:
+        manifest = prepared.stages[stage.name].manifest if stage.name in prepared.stages else None
+        table.add_row(
+            stage.name,
+            stage.recipe,
+            str(stage.rounds),
+            f"owners of {stage.label}" if stage.recipe == "teach" else "every training site",
+            ", ".join(manifest.groups) if manifest else "counts only",
+            f"{manifest.nbytes / 1e6:.2f} MB" if manifest else "< 1 kB",
+        )
+    console.print(table)
+    console.print(f"{file}: ok, study {Study.load(file).study.name}")
+
+
+@study.command("prepare")
+def prepare_command(
+    file: Annotated[Path, typer.Argument(help="A study file (TOML).")],
+    out: Annotated[Path, typer.Option(help="Folder for the prepared study.")],
+) -> None:
+    """Freeze a study with the weights every stage starts from (needs torch)."""
+    from stillroom.server.workstation import prepare
+
+    _require_empty(out)
+    prepared = prepare(file, out)
+    console.print(f"study {prepared.study.study.name}\ndigest {prepared.digest}\nin {out}")
+
+
+@site.command()
+def register(
+    config: Config,
+    certificate: Annotated[Path, typer.Argument(help="The site's certificate (PEM).")],
+) -> None:
+    """Let a site in by its certificate; its public key becomes its Flower node key."""
+    from datetime import UTC, datetime
+
+    from cryptography.hazmat.primitives import serialization
+
+    from stillroom.common.pki.files import load_certificate
+    from stillroom.common.pki.verify import verify_site
+    from stillroom.server.superlink import Operator
+
+    settings = ServerConfig.load(config)
+    shown = load_certificate(certificate)
+    identity = verify_site(shown, load_certificate(settings.tls.ca), datetime.now(UTC))
+    key = shown.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    operator = Operator(settings)
+    operator.register(identity.name, key)
+    console.print(f"{identity.name} registered, certificate {identity.certificate_sha256[:16]}")
+
+
+@site.command("list")
+def list_sites(config: Config) -> None:
+    """Show registered sites and whether they are connected."""
+    from stillroom.server.superlink import Operator
+
+    table = Table("site", "status")
+    for name, status in sorted(Operator(ServerConfig.load(config)).nodes().items()):
+        table.add_row(name, status)
+    console.print(table)
+
+
+@run.command()
+def start(
+    config: Config,
+    prepared: Annotated[Path, typer.Argument(help="A prepared study.")],
+    out: Annotated[Path, typer.Option(help="Folder for records and weights of this run.")],
+) -> None:
+    """Start a prepared study with every registered site."""
+    from stillroom.common.study import PreparedStudy
+    from stillroom.server.superlink import Operator
+
+    _require_empty(out)
+    digest = PreparedStudy.load(prepared).digest
+    number = Operator(ServerConfig.load(config)).start(prepared, out)
+    console.print(f"run {number} of study {digest[:16]} started; watch it with")
+    console.print(f"  stillroom-server run watch {out}")
+
+
+@run.command()
+def watch(
+    folder: Annotated[Path, typer.Argument(help="The run's folder.")],
+    follow: Annotated[bool, typer.Option(help="Stay until the run ends.")] = True,
+) -> None:
+    """Show what a run does, as it happens; exits with the status the run ends with."""
+    from stillroom.server.store.journal import describe, read_events
+
+    offset, ended = 0, None
+    while ended is None:
+        for behind, event in read_events(folder, offset=offset):
+            offset = behind
+            if text := describe(event):
+                console.print(text)
+            if event["event"] == "study.finished":
+                ended = event
+        if not follow:
+            return
+        time.sleep(0.5)
+    if ended["error"]:
+        raise recorded_error(ended["error"])
+
+
+@run.command()
+def stop(config: Config, number: Annotated[int, typer.Argument(help="Run number.")]) -> None:
+    """Stop a run."""
+    from stillroom.server.superlink import Operator
+
+    Operator(ServerConfig.load(config)).stop(number)
+    console.print(f"run {number} stopped")
+
+
+@release.command("build")
+def build(
+    prepared: Annotated[Path, typer.Argument(help="The prepared study.")],
+    folder: Annotated[Path, typer.Argument(help="The run's folder.")],
+    out: Annotated[Path, typer.Option(help="Folder for the release.")],
+) -> None:
+    """Build weights, MONAI Bundle and model card of a finished run (needs torch)."""
+    from stillroom.server.workstation import release as build_release
+
+    _require_empty(out)
+    result = json.loads((folder / "result.json").read_text("utf-8"))
+    if result["status"] != "completed":
+        raise ConfigError("The run did not complete.", fix="See its result.json.")
+    build_release(prepared, folder, out, run=result)
+    console.print(f"release in {out}")
+
+
+def recorded_error(record: dict[str, str]) -> StillroomError:
+    """An error another process recorded, to be shown here with the same exit status."""
+    error = StillroomError(record["what"], fix=record["fix"], code=record["code"])
+    error.exit_status = int(record["exit_status"])  # type: ignore[misc]  # of this one error
+    return error
+
+
+def _require_empty(out: Path) -> None:
+    if out.exists() and any(out.iterdir()):
+        raise ConfigError(
+            f"{out} already holds something.", fix="Name a new or empty folder.", code="STR-107"
+        )
+
+
+def main() -> None:
+    """Entry point: an expected failure prints its code and fix, and sets the exit status."""
+    run_cli(app)
+
+
+if __name__ == "__main__":
+    main()
