@@ -47,13 +47,13 @@ def read_any(file: Path, reference: sitk.Image) -> NDArray[np.uint8]:
 
 
 def contents(file: Path) -> dict[int | str, str]:
-    """Segment names of a ``.seg.nrrd``, else values of a label map, with a name for each."""
+    """Segment names of a ``.seg.nrrd``, else the values of a label map, each as text."""
     image = _load(file)
     named: dict[int | str, str] = {name: name for name in _segments(image)}
     if named:
         return named
     values = np.unique(_layer(image, 0))
-    return {int(value): f"value {value}" for value in values if value != 0}
+    return {int(value): str(value) for value in values if value != 0}
 
 
 def onto(labels: sitk.Image, reference: sitk.Image) -> NDArray[np.uint8]:

@@ -96,8 +96,13 @@ def _files_of(catalogue: Catalogue, entry: Entry) -> list[LabelFile]:
         root=catalogue.root,
     )
     mine = [f for f in found if f.entry_id == entry.id and f.finding in (None, TWICE)]
-    # A file that several rules are about is shown once.
-    return list({file.path: replace(file, label="") for file in mine}.values())
+    # A file that several rules are about is shown once. Without rules it gets a number: its own
+    # name may say who the patient is, and pictures travel.
+    unique = {file.path: file for file in mine}.values()
+    return [
+        replace(file, label=file.label if catalogue.labels else f"file {number}")
+        for number, file in enumerate(unique, 1)
+    ]
 
 
 def _points(file: LabelFile, entry: Entry) -> dict[str, Point | None]:
@@ -114,7 +119,8 @@ def _add_mask(
     """Paint all classes of a file over ``native`` and append their names."""
     found: dict[int | str, str] = {}
     if labels.is_grid(file.path):
-        found = labels_grid.contents(file.path)
+        values_found = labels_grid.contents(file.path)
+        found = {value: f"{file.label}: {name}" for value, name in values_found.items()}
     else:
         header = labels_seg.read_header(file.path)
         is_seg = file.format == "seg"

@@ -84,7 +84,9 @@ def target_for(
 
 def resample_image(volume: sitk.Image, target: Target) -> NDArray[np.int16]:
     """Hounsfield units on the target grid, ``(D, H, W)``; air where the scan has nothing."""
-    moved = sitk.GetArrayFromImage(_linear(volume, target, AIR_HU))
+    if not is_same_grid(Grid.of(volume), target.grid):
+        volume = _linear(volume, target, AIR_HU)
+    moved = sitk.GetArrayFromImage(volume)  # a copy: a view would outlive its image
     return np.clip(np.rint(moved), -32768, 32767).astype(np.int16)
 
 
@@ -115,7 +117,7 @@ def resample_mask(
             continue
         one_hot = sitk.GetImageFromArray(held.astype(np.uint8) * np.uint8(VOTE))
         one_hot.CopyInformation(like)
-        share = sitk.GetArrayFromImage(_linear(one_hot, target, 0)).astype(np.float32)
+        share = sitk.GetArrayFromImage(_linear(one_hot, target, 0))
         labelled += share
         wins = share > best
         winner[wins], best[wins] = index, share[wins]
@@ -141,7 +143,7 @@ def _linear(image: sitk.Image, target: Target, outside: float) -> sitk.Image:
         target.spacing_mm,
         np.eye(3).ravel().tolist(),
         outside,
-        image.GetPixelID(),
+        sitk.sitkFloat32,  # ITK cuts decimals when it writes integers: a bias of half a unit
     )
 
 

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
-from stillroom.client.intake.volume import load_volume
 
 from stillroom.client.intake import labels, labels_grid
 from stillroom.client.intake.catalogue import Catalogue, Entry, Finding, LabelFile
@@ -25,6 +24,7 @@ from stillroom.client.intake.resampling import Box, resample_image, resample_mas
 from stillroom.client.intake.roi import box_around, read_boxes, widened
 from stillroom.client.intake.rules import LabelRule, Rules, is_match
 from stillroom.client.intake.store import CaseInfo, CaseStore, Point
+from stillroom.client.intake.volume import load_volume
 from stillroom.client.intake.working_copy_report import (
     LabelFinding,
     PrepareReport,
