@@ -1,7 +1,7 @@
 """The student as a MONAI Bundle, for people who already run those.
 
-The bundle's network and its file reader come from an installed ``stillroom[client]``; weights, preprocessing
-and inference are MONAI's own. It looks at the whole scan at overlap 0.5 in fp32: the plain way, and what
+The bundle's network, its reader and its writer come from an installed ``stillroom[client]``; windows
+and configuration are MONAI's own. It looks at the whole scan at overlap 0.5 in fp32: the plain way, and what
 ``stillroom-client predict`` is measured against.
 
 Format: MONAI Bundle Specification (docs.monai.io, ``mb_specification``).
@@ -133,21 +133,9 @@ def inference(study: Study) -> dict[str, Any]:
             "_target_": "Compose",
             "transforms": [
                 {
-                    "_target_": "LoadImage",
-                    "reader": {"_target_": "stillroom.client.predict.monai_io.Reader"},
-                    "image_only": True,
-                    "ensure_channel_first": True,
-                },
-                {
-                    "_target_": "Orientation",
-                    "axcodes": "LPS",
-                    "labels": [["R", "L"], ["A", "P"], ["I", "S"]],
-                },
-                {
-                    "_target_": "Spacing",
-                    "pixdim": list(study.volume.spacing_mm),
-                    "mode": "bilinear",
-                    "padding_mode": "border",
+                    "_target_": "stillroom.client.predict.monai_io.LoadScan",
+                    "spacing_mm": list(study.volume.spacing_mm),
+                    "min_slices": study.volume.min_slices,
                 },
                 {
                     "_target_": "ScaleIntensityRange",
@@ -174,6 +162,7 @@ def inference(study: Study) -> dict[str, Any]:
             "inferer": "@inferer",
             "network": "@network",
             "device": "@device",
+            "min_slices": study.volume.min_slices,
         },
         # Weights are loaded here and not under "initialize": MONAI's own ``load`` initialises a
         # bundle from wherever it is called and then brings the weights itself.
