@@ -107,7 +107,7 @@ def test_transfer_syntaxes(
 
 
 @pytest.mark.parametrize("syntax", ["J2KR", "J2KI", "JLSL", "JLSN", "JPLL", "RLE"])
-@pytest.mark.parametrize("share", [0.3, 0.9, 0.9999])
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.99])
 def test_cut_code_streams(real_data: Path, tmp_path: Path, syntax: str, share: float) -> None:
     """A compressed slice that lost its end is refused, not filled with zeros."""
     source = next(iter(sorted((real_data / WG04 / syntax).iterdir())))

@@ -28,6 +28,8 @@ SAMPLE_BYTES = 2**22
 LARGEST_LABEL = 255
 DEFLATE_RATIO = 1032
 """Deflate cannot compress better than this (zlib technical notes), so more is a false header."""
+NIFTI_HEADER = 352
+"""Bytes before the voxels of a NIfTI-1 file, at least (nifti1.h)."""
 SLACK_BYTES = 2**20
 """Header, extensions and padding that a file may hold beside its voxels."""
 LABEL_TYPES = frozenset({sitk.sitkUInt8, sitk.sitkInt8})
@@ -102,21 +104,35 @@ def _weigh(path: Path, grid: GridFile, voxel_bytes: int, limits: Limits) -> list
     ]
     expected, actual = math.prod(grid.size) * voxel_bytes, path.stat().st_size
     name = path.name.lower()
-    if name.endswith(".nii") and actual < expected:
+    if name.endswith(".nii") and actual < expected + NIFTI_HEADER:
         found.append(_finding("STR-418", "The file is shorter than its header claims."))
     if name.endswith(".gz"):
-        if actual * DEFLATE_RATIO < expected:
-            found.append(_finding("STR-418", "The file is shorter than its header claims."))
-        if _inflated(path) > expected + SLACK_BYTES:
-            found.append(_finding("STR-422", "The file inflates to more than its header claims."))
+        found.append(_weigh_gzip(path, expected, actual))
     return [finding for finding in found if finding is not None]
 
 
-def _inflated(path: Path) -> int:
-    """Length before compression as a gzip trailer tells it, modulo 4 GiB (RFC 1952, 2.3.1)."""
+def _weigh_gzip(path: Path, expected: int, actual: int) -> Finding | None:
+    """Whether a gzip file holds what its header claims, not less and not far more.
+
+    The trailer tells the length modulo 4 GiB (RFC 1952, 2.3.1). Only when that is odd, as it is
+    for a cut file or one of several members, is the file inflated, piece by piece.
+    """
+    if actual * DEFLATE_RATIO < expected:
+        return _finding("STR-418", "The file is shorter than its header claims.")
     with path.open("rb") as stream:
         stream.seek(-4, os.SEEK_END)
-        return int.from_bytes(stream.read(4), "little")
+        told = int.from_bytes(stream.read(4), "little")
+    if expected % 2**32 <= told <= expected % 2**32 + SLACK_BYTES:
+        return None
+    inflated = 0
+    with gzip.open(path) as packed:
+        while inflated <= expected + SLACK_BYTES and (piece := packed.read(SLACK_BYTES)):
+            inflated += len(piece)
+    if inflated < expected:
+        return _finding("STR-418", "The file is shorter than its header claims.")
+    if inflated > expected + SLACK_BYTES:
+        return _finding("STR-422", "The file inflates to more than its header claims.")
+    return None
 
 
 def _is_label(path: Path, pixel_type: int) -> bool:
