@@ -13,7 +13,7 @@ from PIL import Image
 from typing_extensions import override
 
 from stillroom.deploy.report import write_report
-from stillroom.deploy.report_parts.curves import nice_step
+from stillroom.deploy.report_parts.curves import nice_step, ticks
 from stillroom.deploy.report_parts.markup import Html, data_size, duration, join, moment, tag
 from stillroom.deploy.report_parts.reading import starts
 
@@ -404,17 +404,24 @@ def test_stages_side_by_side_share_the_clock() -> None:
     assert starts(summary) == [[(0.0, 2.0), (3.0, 2.0)], [(0.0, 3.0)], [(5.0, 1.0)]]
 
 
+def plain(text: str) -> str:
+    return text.replace("\u00a0", " ")
+
+
 def test_numbers_read_as_people_write_them() -> None:
     """Sizes, durations, times and axis steps."""
-    assert [data_size(n) for n in (0, 999, 1430000, 2.5e9, 3e12)] == [
+    assert [plain(data_size(n)) for n in (0, 999, 1430000, 2.5e9, 3e12)] == [
         "0 B", "999 B", "1.43 MB", "2.5 GB", "3 TB",
     ]  # fmt: skip
-    assert [duration(s) for s in (0.04, 59.94, 192, 7500)] == [
+    assert [plain(duration(s)) for s in (0.04, 59.94, 192, 7500)] == [
         "0.0 s", "59.9 s", "3 min 12 s", "2 h 05 min",
     ]  # fmt: skip
     assert moment("2026-03-01T13:00:00+01:00") == "1 March 2026, 12:00 UTC"
     assert moment("yesterday") == "yesterday"
     assert [nice_step(v) for v in (1.0, 0.07, 3.2)] == [0.2, 0.02, 1.0]
+    assert [ticks(1, 8), ticks(1, 12), ticks(1, 1), ticks(1, 100)] == [
+        [1, 2, 4, 6, 8], [1, 2, 4, 6, 8, 10, 12], [1], [1, 20, 40, 60, 80, 100],
+    ]  # fmt: skip
 
 
 def test_markup_escapes_unless_told() -> None:

@@ -145,8 +145,8 @@ def _results_notes(summary: Summary) -> tuple[str, ...]:
     pool = "held-out sites" if held_out(summary) else "all sites that scored it"
     return (
         (
-            f"Pooled: {pool}, drawn as a caret above the line. A training site scores the cases it kept out of "
-            "its own training."
+            f"Pooled: {pool}, drawn as a caret above the line. A training site scores the cases "
+            "it kept out of its own training."
         ),
         (
             "Dice is overlap with the truth, from 0 to 1. A point that is missing, or farther from "

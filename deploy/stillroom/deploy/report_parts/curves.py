@@ -69,7 +69,7 @@ def nice_step(highest: float, parts: int = 5) -> float:
 def ticks(first: int, last: int) -> list[int]:
     """Rounds to number on the axis: the first, then round numbers not too close to it."""
     step = max(1, round(nice_step(last - first, 6)))
-    later = [n for n in range(0, last + 1, step) if n - first > step / 2]
+    later = [n for n in range(0, last + 1, step) if n > first and n - first >= step / 2]
     return [first, *later]
 
 

@@ -14,6 +14,10 @@ class Html(str):
     __slots__ = ()
 
 
+WORDS = (
+    "No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten", "Eleven", "Twelve",
+)  # fmt: skip
+
 VOID = frozenset({"img", "meta", "br", "col"})
 
 Child = object
@@ -116,5 +120,4 @@ def tls_name(version: object) -> str:
 
 def spelled(count: int) -> str:
     """A number that begins a sentence: in letters up to twelve."""
-    words = "No One Two Three Four Five Six Seven Eight Nine Ten Eleven Twelve".split()
-    return words[count] if count < len(words) else str(count)
+    return WORDS[count] if count < len(WORDS) else str(count)

@@ -31,14 +31,12 @@ def lede(summary: Summary) -> str:
     spared = held_out(summary)
     training = [name for name in site_names(summary) if name not in spared]
     count = sum(1 for _ in rounds(summary))
-    sentences = [
-        (
-            f"{spelled(len(training))} {'site' if len(training) == 1 else 'sites'} trained one model together without "
-            f"showing each other a scan: {plural(count, 'round')} in "
-            f"{plural(len(stages(summary)), 'stage')}, {data_size(total_bytes(summary))} of weights "
-            f"in both directions, {duration(float(summary.get('seconds') or 0))}."
-        )
-    ]
+    who = f"{spelled(len(training))} {'site' if len(training) == 1 else 'sites'}"
+    span = f"{plural(count, 'round')} in {plural(len(stages(summary)), 'stage')}"
+    size = f"{data_size(total_bytes(summary))} of weights in both directions"
+    took = duration(float(summary.get("seconds") or 0))
+    first = "trained one model together without showing each other a scan"
+    sentences = [f"{who} {first}: {span}, {size}, {took}."]
     if is_partial(summary):
         sentences.append("Not every site took part in every round it was asked to.")
     if spared:
