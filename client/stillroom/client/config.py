@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from stillroom.client.intake.rules import LabelRule, RoiRule
+from stillroom.client.intake.rules import LabelRule, RoiRule, Rules
 from stillroom.common.errors import ConfigError, TrustError
 
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -16,7 +16,7 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 class Section(BaseModel):
     """Immutable, and a misspelt key is an error rather than a silent default."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class TlsSection(Section):
@@ -80,7 +80,7 @@ class SiteConfig(Section):
                 code="STR-101",
             ) from error
         try:
-            return cls.model_validate(raw)._below(path.resolve().parent)
+            return cls.model_validate(raw).below(path.resolve().parent)
         except ValidationError as error:
             problems = "; ".join(
                 f"{'.'.join(map(str, item['loc']))}: {item['msg']}"
@@ -91,6 +91,11 @@ class SiteConfig(Section):
                 fix="Correct these keys; all are explained in docs/reference/site-config.md.",
                 code="STR-102",
             ) from error
+
+    @property
+    def rules(self) -> Rules:
+        """Labels and heart regions together."""
+        return Rules(labels=self.labels, roi=self.roi)
 
     def read_secret(self) -> bytes:
         """The secret that courier and runner share.
@@ -119,7 +124,7 @@ class SiteConfig(Section):
             )
         return secret
 
-    def _below(self, here: Path) -> "SiteConfig":
+    def below(self, here: Path) -> "SiteConfig":
         """A copy whose relative paths start at ``here``."""
         changes: dict[str, Any] = {
             "data": tuple(here / folder for folder in self.data),

@@ -26,7 +26,7 @@ TRAINING_RECIPES = frozenset({"teach", "distil"})
 class Section(BaseModel):
     """Immutable, and a misspelt key is an error rather than a silent default."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class Quorum(Section):

@@ -184,7 +184,16 @@ def _curves(summary: Summary) -> Html:
             unit = "mean Dice" if what == "dice" else "detection rate"
             title, identity = f"{name}: {label}", f"score-{index}-{turn}"
             panels.append(
-                chart(identity, title, curves, order=order, span=span, top=1.0, unit=unit)
+                chart(
+                    identity,
+                    title,
+                    curves,
+                    order=order,
+                    span=span,
+                    top=1.0,
+                    unit=unit,
+                    is_sparse=True,
+                )
             )
     if not panels:
         return tag("p", "No losses were recorded.", class_="quiet")

@@ -14,7 +14,7 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 class Section(BaseModel):
     """Immutable, and a misspelt key is an error rather than a silent default."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class TlsSection(Section):

@@ -22,6 +22,7 @@ def chart(
     span: tuple[int, int],
     top: float | None = None,
     unit: str = "",
+    is_sparse: bool = False,
 ) -> Html:
     """One panel: rounds to the right, values upwards from 0, a line and an end label per site.
 
@@ -32,7 +33,8 @@ def chart(
         order: Every site; the place in it gives colour and mark.
         span: First and last round of the stage, so that its panels line up.
         top: End of the value axis; from the data when None.
-        unit: Of the values, in the description and on the axis.
+        unit: Of the values, beside the title.
+        is_sparse: True when only some rounds have a value by design.
     """
     highest = top or max(value for curve in curves.values() for _, value in curve)
     step = nice_step(highest)
@@ -48,7 +50,10 @@ def chart(
         tag("title", title, id=f"{identity}-t"),
         tag("desc", described, id=f"{identity}-d"),
         frame.axes(step, last),
-        [_line(frame, order.index(site), curve) for site, curve in curves.items()],
+        [
+            _line(frame, order.index(site), curve, is_sparse=is_sparse)
+            for site, curve in curves.items()
+        ],
         _end_labels(frame, curves, order),
         viewBox=f"0 0 {WIDTH} {HEIGHT}",
         role="img",
@@ -106,8 +111,13 @@ class _Frame:
         return parts
 
 
-def _line(frame: _Frame, index: int, curve: Curve) -> list[Child]:
-    path = "M" + " L".join(f"{frame.x(n):.1f} {frame.y(v):.1f}" for n, v in curve)
+def _line(frame: _Frame, index: int, curve: Curve, *, is_sparse: bool) -> list[Child]:
+    path, previous = "", None
+    for number, value in curve:
+        # A round without the site's work is a hole in its line: a stroke across it would be made up.
+        is_next = previous is not None and (is_sparse or number == previous + 1)
+        path += f"{'L' if is_next else 'M'}{frame.x(number):.1f} {frame.y(value):.1f} "
+        previous = number
     # Beyond eight sites colours repeat; then the line itself is broken to tell them apart.
     dashes = None if index < 8 else "5 3"
     line = tag("path", d=path, class_=f"line {site_class(index)}", stroke_dasharray=dashes)

@@ -1,0 +1,65 @@
+# Everything sets itself up: `make demo` or `make test` in a fresh clone is enough.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+OUT ?= demo-out
+SOURCES := common server client deploy
+
+# Real CT for tests and for the demo's last step; without it they say so and go on.
+ifndef STILLROOM_TEST_DATA
+ifneq ($(wildcard ../shared/data/PROVENANCE.md),)
+export STILLROOM_TEST_DATA := $(abspath ../shared/data)
+endif
+endif
+
+.PHONY: help install demo test check format docs bench constraints clean
+
+help: ## Show what can be made
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: $(STAMP) ## Install everything into .venv
+
+# torch first and alone: a machine that holds a CPU wheel takes it, any other asks its index.
+# With torch in place nothing after it pulls a CUDA build.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed; set PYTHON=..."; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@torch=$$(grep '^torch==' constraints.txt); \
+	$(BIN)/python -m pip install --quiet --no-index --no-deps "$$torch" 2>/dev/null \
+	  || $(BIN)/python -m pip install --quiet "$$torch"
+	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(STAMP) ## A consortium of four hospitals here: report, release, a prediction on a real CT
+	@$(BIN)/python -P -m stillroom.deploy.demo --out $(OUT)
+
+test: check ## Every check and every test
+	@$(BIN)/python -P -m pytest
+
+check: $(STAMP) ## Lint, types, import rules, generated pages
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy $(SOURCES)
+	@$(BIN)/lint-imports
+	@$(BIN)/python -P -m stillroom.deploy.reference --check
+
+format: $(STAMP) ## Format the code and sort its imports
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+docs: $(STAMP) ## Rewrite the generated reference pages
+	@$(BIN)/python -P -m stillroom.deploy.reference
+
+bench: $(STAMP) ## Speed, as ratios in one run
+	@$(BIN)/python -P tests/bench/bench_intake.py
+	@$(BIN)/python -P tests/bench/bench_predict.py
+
+constraints: $(STAMP) ## Pin what is installed now
+	@{ head -2 constraints.txt; $(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu//'; } > constraints.new
+	@mv constraints.new constraints.txt
+
+clean: ## Remove the environment and caches
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
