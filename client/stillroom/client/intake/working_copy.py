@@ -8,7 +8,7 @@ not touched, so its pseudo-labels live on.
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -139,26 +139,37 @@ def _bring_up_to_date(
         report.failed[entry.id] = finding_of(error)
 
 
+@dataclass(slots=True)
+class Truth:
+    """What is labelled on one scan, on its own grid.
+
+    Attributes:
+        masks: Label -> ``(D, H, W)`` class indices.
+        points: Label -> name -> LPS mm.
+        roi: Box around the heart; None when unknown.
+        findings: Labels that could not be used.
+    """
+
+    roi: Box | None
+    masks: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
+    points: dict[str, dict[str, Point | None]] = field(default_factory=dict)
+    findings: list[LabelFinding] = field(default_factory=list)
+
+
 def _write(
     entry: Entry, files: Sequence[LabelFile], plan: Plan, store: CaseStore
 ) -> list[LabelFinding]:
     """One working copy; returns the labels it had to do without."""
     volume = load_volume(entry)
-    findings: list[LabelFinding] = []
     # 1. Labels, on the scan's own grid.
-    masks: dict[str, NDArray[np.uint8]] = {}
-    points: dict[str, dict[str, Point | None]] = {}
-    roi = plan.box_given(entry)
+    truth = Truth(plan.box_given(entry))
     for file in files:
         try:
-            if file.label == ROI:
-                roi = _heart(file, plan.rules, volume)
-            elif file.label in plan.study.label:
-                _read_label(file, entry, plan, volume, masks, points)
+            _read_label(file, entry, plan, volume, truth)
         except DataError as error:
-            findings.append(LabelFinding(entry.id, file.label, finding_of(error)))
+            truth.findings.append(LabelFinding(entry.id, file.label, finding_of(error)))
     # 2. The working grid.
-    box = widened(roi, plan.study.volume.margin_mm) if roi and plan.is_cropped else None
+    box = widened(truth.roi, plan.study.volume.margin_mm) if truth.roi and plan.is_cropped else None
     target = target_for(Grid.of(volume), plan.spacing_mm, box)
     if target is None:
         raise DataError(
@@ -166,15 +177,15 @@ def _write(
             fix="Correct the box or mask of [roi]; it is in LPS mm.",
             code="STR-421",
         )
-    for label, named in list(points.items()):
+    for label, named in list(truth.points.items()):
         placed = np.asarray([mm for mm in named.values() if mm is not None], np.float64)
-        if placed.size and not target.grid.holds(placed).all():
-            findings.append(LabelFinding(entry.id, label, BESIDE_ROI))
-            del points[label]
+        if box and placed.size and not target.grid.holds(placed).all():
+            truth.findings.append(LabelFinding(entry.id, label, BESIDE_ROI))
+            del truth.points[label]
     # 3. Voxels.
     moved = {
         label: resample_mask(mask, volume, target, len(plan.study.label[label].classes))
-        for label, mask in masks.items()
+        for label, mask in truth.masks.items()
     }
     info = CaseInfo(
         id=entry.id,
@@ -182,14 +193,13 @@ def _write(
         spacing_mm=target.spacing_mm,
         origin_mm=target.origin_mm,
         masks=tuple(sorted(moved)),
-        points=points,
-        roi_mm=roi,
+        points=truth.points,
+        roi_mm=truth.roi,
     )
-    shutil.rmtree(
-        store.root / entry.id, ignore_errors=True
-    )  # an old mask must not outlive its label
+    # An old mask must not outlive its label.
+    shutil.rmtree(store.root / entry.id, ignore_errors=True)
     store.write_case(info, resample_image(volume, target), moved)
-    return findings
+    return truth.findings
 
 
 BESIDE_ROI = Finding(
@@ -200,27 +210,24 @@ BESIDE_ROI = Finding(
 
 
 def _read_label(
-    file: LabelFile,
-    entry: Entry,
-    plan: Plan,
-    volume: sitk.Image,
-    masks: dict[str, NDArray[np.uint8]],
-    points: dict[str, dict[str, Point | None]],
+    file: LabelFile, entry: Entry, plan: Plan, volume: sitk.Image, truth: Truth
 ) -> None:
-    """Add one label to ``masks`` or ``points``."""
-    label = plan.study.label[file.label]
+    """Add one label to ``truth``; a file about nothing in the study adds nothing."""
+    if file.label == ROI:
+        truth.roi = _heart(file, plan.rules, volume)
+        return
     rule = plan.rules.labels.get(file.label, LabelRule(files="*"))
-    match label:
-        case MaskLabel():
-            masks[file.label] = labels.read_mask(
+    match plan.study.label.get(file.label):
+        case MaskLabel() as label:
+            truth.masks[file.label] = labels.read_mask(
                 file.path,
                 label,
                 rule.classes or None,
                 volume,
                 absent_is_background=rule.absent_is_background,
             )
-        case PointsLabel():
-            points[file.label] = labels.read_points(
+        case PointsLabel() as label:
+            truth.points[file.label] = labels.read_points(
                 file.path,
                 label,
                 {name: str(value) for name, value in rule.classes.items()},
@@ -230,14 +237,17 @@ def _read_label(
             )
 
 
-def _heart(file: LabelFile, rules: Rules, volume: sitk.Image) -> Box | None:
+def _heart(file: LabelFile, rules: Rules, volume: sitk.Image) -> Box:
     if labels.is_grid(file.path):
         mask = labels_grid.read_any(file.path, volume)
     else:
         name = rules.roi.name if rules.roi is not None else "heart"
         heart = MaskLabel(kind="mask", classes=("heart",))
         mask = labels.read_mask(file.path, heart, {"heart": name}, volume)
-    return box_around(mask, Grid.of(volume))
+    box = box_around(mask, Grid.of(volume))
+    if box is None:
+        raise DataError("A heart mask is empty.", fix="Correct it or remove it.", code="STR-431")
+    return box
 
 
 def _site_boxes(root: Path, rules: Rules) -> dict[str, Box]:
