@@ -80,6 +80,7 @@ def on_one(number_edited: int, **values: Any) -> Callable[[Any, int], None]:
         (on_one(3, PixelData=bytes(58)), "STR-418"),
         (without("RescaleSlope", "RescaleIntercept"), "STR-419"),
         (put(RescaleType="Z_EFF"), "STR-419"),
+        (put(RescaleSlope="1e300"), "STR-419"),
         (drop(*range(5, 20)), "STR-420"),
         (put(Rows=65535, Columns=65535), "STR-422"),
         (put(BurnedInAnnotation="YES"), "STR-423"),
@@ -220,6 +221,21 @@ def test_series_without_uid_are_told_apart_by_folder(write_series: Any, tmp_path
     entries = scan(tmp_path, state=tmp_path / "state").accepted
     assert [len(entry.files) for entry in entries] == [20, 20]
     assert len({entry.id for entry in entries}) == 2
+
+
+def test_frames_without_places_are_refused(write_series: Any) -> None:
+    """Several frames in a file without functional groups are not taken for one slice."""
+    folder = write_series(count=1, edit=put(NumberOfFrames=3, PixelData=bytes(180)))
+    assert codes(only(folder, min_slices=1)) == ["STR-410"]
+
+
+def test_odd_bit_counts_do_not_crash(write_series: Any) -> None:
+    """BitsStored beyond BitsAllocated is read as all bits."""
+    entry = only(write_series(edit=put(BitsStored=60000)))
+    try:
+        assert load_volume(entry).GetSize() == entry.size
+    except DataError as error:
+        assert error.code == "STR-418"  # noqa: PT017  (either is right; a crash is not)
 
 
 def test_findings_hold_nothing_of_the_patient(write_series: Any) -> None:

@@ -21,6 +21,9 @@ from stillroom.client.intake.catalogue import Finding
 from stillroom.client.intake.quality import FIX, Limits, check_count, check_region, check_size
 from stillroom.client.intake.stacking import IDENTITY, Nine, Triple
 
+# ITK prints warnings with file names, and those may be a patient's.
+sitk.ProcessObject.GlobalWarningDisplayOff()
+
 IMAGE_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha")
 """Files that hold header and voxels; detached headers can point anywhere and are left out."""
 

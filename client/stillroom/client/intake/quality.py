@@ -54,6 +54,8 @@ NOT_TISSUE = frozenset(
 """Words of ImageType values 3 and on that announce maps, projections and pictures."""
 LOCALISERS = frozenset({"LOCALIZER", "SCOUT", "TOPOGRAM", "SCANOGRAM"})
 GREY = frozenset({"MONOCHROME1", "MONOCHROME2", ""})
+MAX_SLOPE, MAX_SHIFT = 1e3, 1e6
+"""Beyond these a rescale is a damaged number: CT reaches from -1024 to some 30,000 HU."""
 HOUNSFIELD = frozenset({"", "HU", "HU_MOD", "US"})
 """RescaleType: absent in CT means HU (PS3.3 C.8.2.1); US, unspecified, is what converters write."""
 
@@ -223,8 +225,9 @@ def _truncated(slices: Sequence[SliceHeader]) -> Finding | None:
 def _hounsfield(slices: Sequence[SliceHeader]) -> Finding | None:
     """7. Values that cannot be turned into Hounsfield units."""
     for header in slices:
-        is_scaled = header.slope is not None and header.intercept is not None
-        if not is_scaled or header.slope == 0 or header.rescale_type not in HOUNSFIELD:
+        slope, intercept = abs(header.slope or 0.0), header.intercept
+        is_scaled = 0 < slope <= MAX_SLOPE and intercept is not None and abs(intercept) < MAX_SHIFT
+        if not is_scaled or header.rescale_type not in HOUNSFIELD:
             return _finding(
                 "STR-419", "Rescale slope or intercept is absent, zero or not in Hounsfield units."
             )

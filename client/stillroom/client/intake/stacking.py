@@ -51,7 +51,12 @@ class Stack:
 
 
 def is_placed(header: SliceHeader) -> bool:
-    """Whether position, a right-angled orientation and a positive pixel size are all there."""
+    """Whether position, a right-angled orientation and a positive pixel size are all there.
+
+    A file of several frames without functional groups says nothing about where they lie.
+    """
+    if header.frames > 1 and not header.is_multiframe:
+        return False
     if header.position_mm is None or header.orientation is None or header.pixel_mm is None:
         return False
     axes = np.asarray(header.orientation).reshape(2, 3)

@@ -7,6 +7,7 @@ Multi-frame files are assembled here, because GDCM applies one rescale to all fr
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -82,13 +83,18 @@ def _pixel_type(slices: Sequence[SliceHeader]) -> int:
     """
     for header in slices:
         slope, intercept = header.slope or 0.0, header.intercept or 0.0
-        bits = header.bits_stored or header.bits_allocated
+        bits = _bits(header)
         low = -(2 ** (bits - 1)) if header.is_signed else 0
         ends = [slope * value + intercept for value in (low, low + 2**bits - 1)]
         is_whole = slope.is_integer() and intercept.is_integer()
         if not is_whole or min(ends) < INT16.min or max(ends) > INT16.max:
             return int(sitk.sitkFloat32)
     return int(sitk.sitkInt16)
+
+
+def _bits(header: SliceHeader) -> int:
+    """Bits that carry a value; BitsStored where it makes sense."""
+    return min(header.bits_stored or header.bits_allocated, header.bits_allocated)
 
 
 def _load_series(files: Sequence[str], pixel_type: int) -> sitk.Image:
@@ -131,12 +137,14 @@ def _load_frames(slices: Sequence[SliceHeader]) -> sitk.Image:
     dtype = np.int16 if _pixel_type(slices) == sitk.sitkInt16 else np.float32
     out = np.empty((len(slices), first.rows, first.columns), dtype)
     for place, header in enumerate(slices):
-        # float64 in between, so that neither type is left before the result is known to fit.
-        out[place] = stored[header.frame] * (header.slope or 1.0) + (header.intercept or 0.0)
+        # Bits above the stored ones may hold overlays, or lack the sign (PS3.5 8.1.1).
+        shift = 8 * stored.dtype.itemsize - _bits(header)
+        whole = stored[header.frame] << shift >> shift
+        out[place] = whole * (header.slope or 1.0) + (header.intercept or 0.0)
     return sitk.GetImageFromArray(out)
 
 
-def _frames_stored(header: SliceHeader) -> NDArray[np.generic]:
+def _frames_stored(header: SliceHeader) -> NDArray[np.integer[Any]]:
     """Uncompressed frames ``(F, H, W)`` as they are in the file, memory-mapped."""
     big = header.transfer_syntax == "1.2.840.10008.1.2.2"
     size = header.bits_allocated // 8
@@ -148,12 +156,14 @@ def _frames_stored(header: SliceHeader) -> NDArray[np.generic]:
         raise _undecodable() from error
 
 
-def _frames_decoded(path: Path) -> NDArray[np.generic]:
+def _frames_decoded(path: Path) -> NDArray[np.integer[Any]]:
     """Compressed frames ``(F, H, W)`` by whichever decoder pydicom finds."""
     try:
-        pixels: NDArray[np.generic] = pydicom.dcmread(path).pixel_array
+        pixels: NDArray[np.integer[Any]] = pydicom.dcmread(path).pixel_array
     except Exception as error:
         raise _undecodable() from error
+    if not np.issubdtype(pixels.dtype, np.integer):
+        raise _undecodable()
     return pixels if pixels.ndim == 3 else pixels[None]
 
 
