@@ -284,6 +284,18 @@ def test_a_site_that_never_counted_is_named(tmp_path: Path) -> None:
     assert "No work of hilltop counts in any round." in page.text
 
 
+def test_a_missing_round_is_a_hole_in_the_line(tmp_path: Path) -> None:
+    """No stroke is drawn across a round that a site has no part in; sparse scores stay joined."""
+    whole, _ = render(tmp_path, sample())
+    broken, _ = render(tmp_path, partial())
+
+    def strokes(source: str) -> list[int]:
+        return [d.count("M") for d in re.findall(r'<path d="([^"]*)" class="line', source)]
+
+    assert strokes(whole) == [1] * 9
+    assert strokes(broken) == [2, 1, 1, 1, 2, 1, 1, 1, 1]
+
+
 def test_a_failed_study_says_so_first(tmp_path: Path) -> None:
     """The error's code, sentence and fix stand above everything else."""
     summary = sample() | {

@@ -41,14 +41,10 @@ def chart(
     ceiling = step * math.ceil(highest / step - 1e-9) or step
     first, last = span
     frame = _Frame(first, max(last, first + 1), ceiling)
-    described = "; ".join(
-        f"{site}: {curve[0][1]:.3g} in round {curve[0][0]}, {curve[-1][1]:.3g} in round {curve[-1][0]}"
-        for site, curve in curves.items()
-    )
     svg = tag(
         "svg",
         tag("title", title, id=f"{identity}-t"),
-        tag("desc", described, id=f"{identity}-d"),
+        tag("desc", _words(curves), id=f"{identity}-d"),
         frame.axes(step, last),
         [
             _line(frame, order.index(site), curve, is_sparse=is_sparse)
@@ -62,6 +58,14 @@ def chart(
     )
     caption = tag("figcaption", tag("b", title), tag("span", unit, class_="unit"))
     return tag("figure", caption, svg, class_="panel")
+
+
+def _words(curves: Mapping[str, Curve]) -> str:
+    """Both ends of every line."""
+    return "; ".join(
+        f"{site}: {curve[0][1]:.3g} in round {curve[0][0]}, {curve[-1][1]:.3g} in round {curve[-1][0]}"
+        for site, curve in curves.items()
+    )
 
 
 def nice_step(highest: float, parts: int = 5) -> float:

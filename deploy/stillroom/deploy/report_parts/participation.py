@@ -149,8 +149,8 @@ def exceptions(summary: Summary) -> Html:
         words = "Every site that was asked answered in every round, and every answer counted."
         return tag("p", words, class_="quiet")
     items = [
-        tag("li", tag("b", gap.site), f", {gap.stage}, round {gap.round}: ",
-            tag("em", WORDS.get(gap.status, gap.status)), f". {gap.reason}")
+        tag("li", tag("b", gap.site), f", {gap.stage}, round {gap.round}, ",
+            tag("em", WORDS.get(gap.status, gap.status)), f": {gap.reason}")
         for gap in missing
     ]  # fmt: skip
     return tag("ul", items, class_="gaps")
