@@ -36,16 +36,12 @@ def chart(
         unit: Of the values, beside the title.
         is_sparse: True when only some rounds have a value by design.
     """
-    highest = top or max(value for curve in curves.values() for _, value in curve)
-    step = nice_step(highest)
-    ceiling = step * math.ceil(highest / step - 1e-9) or step
-    first, last = span
-    frame = _Frame(first, max(last, first + 1), ceiling)
+    frame = _Frame(span, top or max(value for curve in curves.values() for _, value in curve))
     svg = tag(
         "svg",
         tag("title", title, id=f"{identity}-t"),
         tag("desc", _words(curves), id=f"{identity}-d"),
-        frame.axes(step, last),
+        frame.axes(),
         [
             _line(frame, order.index(site), curve, is_sparse=is_sparse)
             for site, curve in curves.items()
@@ -85,8 +81,11 @@ def ticks(first: int, last: int) -> list[int]:
 class _Frame:
     """Where rounds and values lie in the drawing."""
 
-    def __init__(self, first: int, last: int, ceiling: float) -> None:
-        self.first, self.last, self.ceiling = first, last, ceiling
+    def __init__(self, span: tuple[int, int], highest: float) -> None:
+        self.first, self.end = span
+        self.last = max(self.end, self.first + 1)
+        self.step = nice_step(highest)
+        self.ceiling = self.step * math.ceil(highest / self.step - 1e-9) or self.step
 
     def x(self, number: float) -> float:
         share = (number - self.first) / (self.last - self.first)
@@ -96,16 +95,22 @@ class _Frame:
         share = min(max(value / self.ceiling, 0.0), 1.0)
         return HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM)
 
-    def axes(self, step: float, last: int) -> list[Child]:
+    def axes(self) -> list[Child]:
         """Hairlines and numbers."""
         parts: list[Child] = []
-        for k in range(round(self.ceiling / step) + 1):
-            y = self.y(k * step)
+        for k in range(round(self.ceiling / self.step) + 1):
+            y = self.y(k * self.step)
             parts += [
                 tag("path", d=f"M{LEFT} {y:.1f} H{WIDTH - RIGHT}", class_="grid" if k else "axis"),
-                tag("text", f"{k * step:.3g}", x=LEFT - 8, y=f"{y + 3.5:.1f}", text_anchor="end"),
+                tag(
+                    "text",
+                    f"{k * self.step:.3g}",
+                    x=LEFT - 8,
+                    y=f"{y + 3.5:.1f}",
+                    text_anchor="end",
+                ),
             ]
-        for number in ticks(self.first, last):
+        for number in ticks(self.first, self.end):
             x = f"{self.x(number):.1f}"
             parts.append(tag("text", number, x=x, y=HEIGHT - BOTTOM + 16, text_anchor="middle"))
         middle = (LEFT + WIDTH - RIGHT) / 2
