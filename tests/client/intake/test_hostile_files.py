@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from stillroom.client.data_cli import data as app
+from stillroom.client.intake.catalogue import Catalogue
 from stillroom.client.intake.index import scan
 from stillroom.client.intake.volume import load_volume
 from stillroom.common.errors import CODES, DataError
@@ -189,3 +190,20 @@ def test_the_command_fails_when_nothing_is_usable(tmp_path: Path) -> None:
     shown = CliRunner().invoke(app, ["scan", str(tmp_path), "--state", state])
     assert isinstance(shown.exception, DataError)
     assert (shown.exception.code, shown.exception.exit_status) == ("STR-401", 5)
+
+
+def test_file_names_that_are_not_utf8(write_series: Any, tmp_path: Path) -> None:
+    """Names in another encoding are catalogued and saved; loading works or says why not."""
+    folder = write_series()
+    for path in list(folder.iterdir()):
+        os.rename(path, os.fsencode(path) + b"_M\xfcller")
+    write_grid(folder / "a.nii", ct())
+    os.rename(folder / "a.nii", os.fsencode(folder) + b"/\xfc.nii")
+    catalogue = scan(tmp_path, state=tmp_path / "state")
+    catalogue.save(tmp_path / "state" / "catalogue.json")
+    assert Catalogue.load(tmp_path / "state" / "catalogue.json") == catalogue
+    for entry in catalogue.entries:
+        try:
+            load_volume(entry)
+        except DataError as error:
+            assert error.code in {"STR-410", "STR-418"}  # noqa: PT017  (a crash is the failure)

@@ -22,6 +22,8 @@ from stillroom.client.intake.stacking import stack
 from stillroom.common.errors import DataError
 
 INT16 = np.iinfo(np.int16)
+UNREADABLE = (RuntimeError, TypeError, ValueError)
+"""What SimpleITK raises: RuntimeError for content, the others for names that are not UTF-8."""
 GRID_MM = 1e-3
 """A slice that moved by more since the scan is another slice."""
 
@@ -104,7 +106,7 @@ def _load_series(files: Sequence[str], pixel_type: int) -> sitk.Image:
     reader.SetOutputPixelType(pixel_type)
     try:
         return reader.Execute()
-    except RuntimeError as error:
+    except UNREADABLE as error:
         raise _undecodable() from error
 
 
@@ -117,7 +119,7 @@ def _load_grid(entry: Entry, max_voxels: int) -> sitk.Image:
         raise _changed()
     try:
         image = sitk.ReadImage(str(entry.files[0]))
-    except RuntimeError as error:
+    except UNREADABLE as error:
         raise _undecodable() from error
     if image.GetPixelID() in {sitk.sitkInt16, sitk.sitkFloat32}:
         return image
