@@ -10,9 +10,12 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from pydicom.sr.codedict import codes
 
+from stillroom.client.intake.catalogue import LabelCandidate
 from stillroom.client.intake.geometry import Grid
 from stillroom.client.intake.labels import read_mask
 from stillroom.client.intake.labels_rtstruct import fill
+from stillroom.client.intake.matching import match_labels
+from stillroom.client.intake.rules import LabelRule, Rules
 from stillroom.common.errors import DataError
 from stillroom.common.study import MaskLabel
 
@@ -313,3 +316,40 @@ def test_damaged_file_is_refused(
 
     assert caught.value.code == "STR-431"
     assert name not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["seg", "rtstruct"])
+def test_damaged_dicom_never_crashes(
+    tmp_path: Path,
+    make_image: Callable[..., sitk.Image],
+    write_series: Callable[..., object],
+    write_rtstruct: Callable[..., Path],
+    kind: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Cut anywhere or with bytes overwritten, a file is read or refused; nothing is logged of it."""
+    scan = make_image()
+    path = tmp_path / "label.dcm"
+    if kind == "seg":
+        write_seg(path, write_series(tmp_path / "ct", scan), np.ones((8, 9, 10, 1), np.uint8))
+    else:
+        square = np.asarray([[2.0, 2, 3], [5, 2, 3], [5, 6, 3], [2, 6, 3]])
+        write_rtstruct(path, {"outer": [Grid.of(scan).to_mm(square)] * 3})
+    whole = path.read_bytes()
+    rng = np.random.default_rng(5)
+    label = MaskLabel(kind="mask", classes=("outer",))
+    candidate = LabelCandidate(path, "seg" if kind == "seg" else "rtstruct")
+    rules = Rules(labels={"outer": LabelRule(files="*")})
+    for trial in range(60):
+        damaged = bytearray(whole[: int(rng.integers(132, len(whole)))] if trial % 2 else whole)
+        for place in rng.integers(132, len(damaged), 0 if trial % 2 else 25):
+            damaged[place] = int(rng.integers(256))
+        path.write_bytes(damaged)
+        code = ""
+        try:
+            read_mask(path, label, None, scan)
+        except DataError as error:
+            code = error.code
+        assert code in {"", "STR-431", "STR-432", "STR-422"}
+        assert len(match_labels([], [candidate], rules, root=tmp_path)) == 1
+    assert not caplog.records

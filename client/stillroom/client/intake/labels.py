@@ -12,6 +12,7 @@ Names are compared without regard to case. No message here ever quotes a file, a
 a file or a coordinate: they may say who the patient is.
 """
 
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -72,18 +73,17 @@ def read_mask(
         mask = labels_grid.read(file, label.classes, classes, reference)
     else:
         wanted = classes or {name: name for name in label.classes}
-        header = labels_seg.read_header(file)
-        sop_class = str(header.get("SOPClassUID", ""))
-        if sop_class in SEG_CLASSES:
-            mask = labels_seg.read(header, label.classes, wanted, reference)
-        elif sop_class == RTSTRUCT_CLASS:
-            mask = labels_rtstruct.read(header, label.classes, wanted, reference)
-        else:
-            raise DataError(
-                "A label file is neither a label map nor a DICOM SEG or RTSTRUCT.",
-                fix="Point the label's `files` pattern at segmentations only.",
-                code="STR-431",
-            )
+        with warnings.catch_warnings():
+            # pydicom warns with the odd value in the text, which may be a patient's.
+            warnings.simplefilter("ignore")
+            try:
+                mask = _read_dicom(file, label, wanted, reference)
+            except DataError:
+                raise
+            except Exception as error:  # pydicom parses late, so damage shows anywhere
+                raise DataError(
+                    "A DICOM label is damaged.", fix="Export the label again.", code="STR-431"
+                ) from error
     if not absent_is_background and not mask.any():
         raise DataError(
             f"A mask holds no voxel of {', '.join(label.classes)}.",
@@ -92,6 +92,22 @@ def read_mask(
             code="STR-431",
         )
     return mask
+
+
+def _read_dicom(
+    file: Path, label: MaskLabel, wanted: Mapping[str, int | str], reference: sitk.Image
+) -> NDArray[np.uint8]:
+    header = labels_seg.read_header(file)
+    sop_class = str(header.get("SOPClassUID", ""))
+    if sop_class in SEG_CLASSES:
+        return labels_seg.read(header, label.classes, wanted, reference)
+    if sop_class == RTSTRUCT_CLASS:
+        return labels_rtstruct.read(header, label.classes, wanted, reference)
+    raise DataError(
+        "A label file is neither a label map nor a DICOM SEG or RTSTRUCT.",
+        fix="Point the label's `files` pattern at segmentations only.",
+        code="STR-431",
+    )
 
 
 def read_points(

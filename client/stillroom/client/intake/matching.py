@@ -11,6 +11,7 @@ A label that names a series which is not here stays unmatched even when another 
 frame of reference: between two phases of one examination the heart moves by centimetres.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,7 +117,10 @@ def _label_file(candidate: LabelCandidate, label: str, verdict: Verdict) -> Labe
 
 def _match(candidate: LabelCandidate, entries: Sequence[Entry]) -> list[Verdict]:
     try:
-        said = evidence.of(candidate)
+        with warnings.catch_warnings():
+            # pydicom warns with the odd value in the text, which may be a patient's.
+            warnings.simplefilter("ignore")
+            said = evidence.of(candidate)
     except DataError as error:
         return [Verdict(None, Finding(error.code, error.what, error.fix))]
     if candidate.format in DICOM_FORMATS:

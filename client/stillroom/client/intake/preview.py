@@ -123,8 +123,13 @@ def _add_mask(
         found = {value: f"{file.label}: {name}" for value, name in values_found.items()}
     else:
         header = labels_seg.read_header(file.path)
-        is_seg = file.format == "seg"
-        found.update((labels_seg if is_seg else labels_rtstruct).contents(header))
+        try:
+            is_seg = file.format == "seg"
+            found.update((labels_seg if is_seg else labels_rtstruct).contents(header))
+        except ValueError as error:
+            raise DataError(
+                "A DICOM label is damaged.", fix="Export the label again.", code="STR-431"
+            ) from error
     chosen = list(found.items())[: MOST_CLASSES - len(names)]
     if not chosen:
         return
