@@ -15,7 +15,7 @@ import pydicom
 import SimpleITK as sitk
 from highdicom.sr.coding import CodedConcept
 from numpy.typing import NDArray
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from stillroom.common.errors import DataError
 
@@ -86,7 +86,8 @@ def write_segmentation(
         False when nothing was marked: an empty segmentation is not valid DICOM.
 
     Raises:
-        DataError: STR-410, a slice of the series matches none of ``image``.
+        DataError: STR-410, a slice of the series matches none of ``image``, or its headers lack
+            what the standard requires.
     """
     marked = np.zeros(image.GetSize()[2], np.bool_)
     for layer in layers.values():
@@ -104,7 +105,39 @@ def write_segmentation(
     for position, (layer, number, _) in enumerate(names):
         for frame, k in enumerate(planes):
             pixels[frame, :, :, position] = layer.mask[k] == number
-    hd.seg.Segmentation(
+    _compose(sources, pixels, names, model).save_as(path)
+    return True
+
+
+def _compose(
+    sources: list[pydicom.Dataset],
+    pixels: NDArray[np.uint8],
+    names: list[tuple[Layer, int, str]],
+    model: str,
+) -> hd.seg.Segmentation:
+    """The object itself; ``pixels`` is ``(frames, H, W, segments)`` of 0 and 1.
+
+    Raises:
+        DataError: STR-410, the series lacks attributes that the standard requires.
+    """
+    try:
+        return _segmentation(sources, pixels, names, model)
+    except (KeyError, AttributeError, ValueError, TypeError) as error:
+        # highdicom's own words may quote the header.
+        raise DataError(
+            "The series' headers lack what a DICOM SEG must copy from them.",
+            fix="Use the NIfTI label maps, or predict on the original export.",
+            code="STR-410",
+        ) from error
+
+
+def _segmentation(
+    sources: list[pydicom.Dataset],
+    pixels: NDArray[np.uint8],
+    names: list[tuple[Layer, int, str]],
+    model: str,
+) -> hd.seg.Segmentation:
+    return hd.seg.Segmentation(
         source_images=sources,
         pixel_array=pixels,
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
@@ -124,8 +157,7 @@ def write_segmentation(
         content_label="STILLROOM",
         content_description="Research only; not a medical device",
         series_description="stillroom: research only",
-    ).save_as(path)
-    return True
+    )
 
 
 def _description(number: int, label: str, name: str, model: str) -> hd.seg.SegmentDescription:
@@ -154,6 +186,11 @@ def _sources(files: tuple[Path, ...], image: sitk.Image) -> tuple[list[pydicom.D
         positions = [f.PlanePositionSequence[0].ImagePositionPatient for f in frames]
     else:
         positions = [dataset.ImagePositionPatient for dataset in datasets]
+    for dataset in datasets:
+        # De-identified exports blank it; intake has accepted the series as CT, and only
+        # single-frame images come without a class that says so.
+        if not dataset.get("SOPClassUID"):
+            dataset.SOPClassUID = CTImageStorage
     planes: list[int] = []
     for position in positions:
         index = image.TransformPhysicalPointToContinuousIndex([float(v) for v in position])

@@ -119,16 +119,20 @@ def restore(
     if window is None:
         return result
     (x0, y0, z0), (x1, y1, z1) = window
-    # Per voxel: C interpolated floats, their stack with the background, and the source block.
-    bytes_per_slice = (x1 - x0) * (y1 - y0) * 4 * (2 * len(probabilities) + 3)
-    thickness = max(1, int(block_mib * 2**20 / bytes_per_slice))
+    # Per voxel: interpolated values twice, their sum, the best, the source block, and flags.
+    thickness = max(1, int(block_mib * 2**20 / ((x1 - x0) * (y1 - y0) * 4 * 7)))
     for first, last in _runs(z0, z1, thickness):
         target = _block(image, ((x0, y0, first), (x1, y1, last)))
-        stack = np.empty((len(probabilities) + 1, last - first, y1 - y0, x1 - x0), np.float32)
-        for index in range(len(probabilities)):
-            stack[index + 1] = _interpolated(probabilities[index], grid, target)
-        np.subtract(1.0, stack[1:].sum(axis=0), out=stack[0])
-        result[first:last, y0:y1, x0:x1] = stack.argmax(axis=0)
+        winner = np.zeros((last - first, y1 - y0, x1 - x0), np.uint8)
+        best, total = np.zeros(winner.shape, np.float32), np.zeros(winner.shape, np.float32)
+        for number, probability in enumerate(probabilities, start=1):
+            value = _interpolated(probability, grid, target)
+            total += value
+            np.copyto(winner, number, where=value > best)
+            np.maximum(best, value, out=best)
+        # Background is the rest to 1; on a tie it wins, as the lowest class would.
+        winner[1 - total >= best] = 0
+        result[first:last, y0:y1, x0:x1] = winner
     return result
 
 

@@ -26,6 +26,7 @@ from stillroom.client.predict.source import Source
 from stillroom.client.release import Release
 from stillroom.client.training.device import Device
 from stillroom.client.training.targets import Point
+from stillroom.common.errors import DataError
 
 FORMAT = "stillroom-prediction-1"
 NOTICE = "Research only. Not a medical device; not for diagnosis or treatment."
@@ -61,13 +62,7 @@ def write_results(findings: Findings, context: Context, out: Path) -> dict[str, 
         layers[name] = Layer(name, classes, mask)
     for name, points in findings.points.items():
         write_markups(out / f"{name}.mrk.json", points)
-    dicom_seg = None
-    if source.dicom_files and layers:
-        path = out / "segmentation.dcm"
-        if write_segmentation(
-            path, layers, source.image, source.dicom_files, model=context.release.sha256
-        ):
-            dicom_seg = path.name
+    dicom_seg = _dicom_seg(out, layers, context, findings) if source.dicom_files else None
     _overlay(findings, context).save(out / "overlay.png")
     box = findings.place.box_mm
     about = {
@@ -99,6 +94,24 @@ def write_results(findings: Findings, context: Context, out: Path) -> dict[str, 
     }
     (out / "prediction.json").write_text(json.dumps(about, indent=2) + "\n", "utf-8")
     return about
+
+
+def _dicom_seg(
+    out: Path, layers: dict[str, Layer], context: Context, findings: Findings
+) -> str | None:
+    """Name of the SEG; None, and a warning, when the series does not allow one."""
+    path, source = out / "segmentation.dcm", context.source
+    try:
+        done = write_segmentation(
+            path, layers, source.image, source.dicom_files, model=context.release.sha256
+        )
+    except DataError as error:
+        findings.warnings.append(f"No DICOM SEG was written. {error.what} {error.fix}")
+        return None
+    if not done:
+        findings.warnings.append("No DICOM SEG was written: nothing was marked.")
+        return None
+    return path.name
 
 
 def write_mask(path: Path, mask: NDArray[np.uint8], image: sitk.Image) -> None:

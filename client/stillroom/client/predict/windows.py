@@ -22,6 +22,9 @@ from stillroom.client.training.sampling import normalise
 
 Shape = tuple[int, int, int]
 
+THIN_BYTES = 2**24
+"""Logits turned into probabilities at a time; a few temporaries of this size come with it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Slab:
@@ -123,10 +126,7 @@ def sweep_volume(
             on_window()
         done = following - z
         yield from _finished(sums[:, :done], z, sweep, before, pads)
-        kept = sweep.window[0] - done
-        # The two ranges overlap, so the copy has to be taken before it is put down.
-        sums[:, :kept] = sums[:, done:].clone()
-        sums[:, kept:] = 0
+        _shift(sums, done)
     workspace.give_back(held)
 
 
@@ -167,23 +167,31 @@ def _add(sums: Tensor, logits: Tensor, weight: Tensor) -> None:
     sums[-1] += weight
 
 
+def _shift(sums: Tensor, done: int) -> None:
+    """Move what is not finished to the front, slice by slice: a copy of it all would be as large again."""
+    depth = sums.shape[1]
+    for slice_ in range(done, depth):
+        sums[:, slice_ - done] = sums[:, slice_]
+    sums[:, depth - done :] = 0
+
+
 def _finished(
     sums: Tensor, z: int, sweep: Sweep, before: list[int], pads: list[int]
 ) -> Iterator[Slab]:
-    """The part of finished sums that lies in the volume proper, as probabilities."""
+    """The part of finished sums that lies in the volume proper, as probabilities, in thin slabs."""
     _, done, height, width = sums.shape
     first = max(z, before[0])
     # Padding only happens when one window spans the axis, so the last slices are in this slab.
     last = z + done - (pads[0] - before[0] if pads[0] else 0)
-    inner = sums[
-        :,
-        first - z : last - z,
-        before[1] : height - (pads[1] - before[1]),
-        before[2] : width - (pads[2] - before[2]),
-    ]
-    probabilities, channel = {}, 0
-    for label, count in sweep.classes.items():
-        mean = inner[channel : channel + count] / inner[-1]
-        probabilities[label] = mean.softmax(dim=0)
-        channel += count
-    yield Slab(first - before[0], last - before[0], probabilities)
+    rows = slice(before[1], height - (pads[1] - before[1]))
+    columns = slice(before[2], width - (pads[2] - before[2]))
+    thickness = max(1, THIN_BYTES // (4 * sums.shape[0] * height * width))
+    for start in range(first, last, thickness):
+        stop = min(start + thickness, last)
+        inner = sums[:, start - z : stop - z, rows, columns]
+        probabilities, channel = {}, 0
+        for label, count in sweep.classes.items():
+            mean = inner[channel : channel + count] / inner[-1]
+            probabilities[label] = mean.softmax(dim=0)
+            channel += count
+        yield Slab(start - before[0], stop - before[0], probabilities)
