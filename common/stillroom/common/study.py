@@ -15,6 +15,8 @@ from stillroom.common.errors import ConfigError, TrustError
 from stillroom.common.manifest import Manifest
 
 Name = Annotated[str, Field(pattern=r"^[a-zA-Z][a-zA-Z0-9_-]{0,40}$")]
+SiteName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{1,30}$")]
+"""As in certificates (``stillroom.common.pki.names``)."""
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Recipe = Literal["teach", "localise", "pseudolabel", "distil"]
@@ -50,7 +52,7 @@ class StudySection(Section):
     """A stage whose manifest is larger is refused before it starts."""
     max_update_norm: Positive = 1e6
     """Euclidean norm of all tensors of one update, above which it is refused."""
-    held_out: tuple[Name, ...] = ()
+    held_out: tuple[SiteName, ...] = ()
     """Sites that train nothing and are only evaluated."""
     validation_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """Share of a site's truly labelled cases kept out of training and scored by that site."""

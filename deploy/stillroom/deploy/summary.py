@@ -39,8 +39,8 @@ def write_summary(layout: Layout, outcome: Outcome) -> dict[str, Any]:
                 "role": "held_out" if hospital.held_out else "train",
                 "certificate_sha256": seen.get(hospital.name, {}).get("certificate_sha256"),
                 "tls_version": seen.get(hospital.name, {}).get("tls_version"),
-                "wire_bytes_up": seen.get(hospital.name, {}).get("bytes_in"),
-                "wire_bytes_down": seen.get(hospital.name, {}).get("bytes_out"),
+                "bytes_in": seen.get(hospital.name, {}).get("bytes_in"),
+                "bytes_out": seen.get(hospital.name, {}).get("bytes_out"),
                 "inventory": result["inventories"].get(hospital.name, {}),
             }
             for hospital in outcome.hospitals
