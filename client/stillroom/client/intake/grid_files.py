@@ -47,6 +47,13 @@ NRRD_TYPES = {
 }
 
 
+BAD_NAME = Finding(
+    "STR-410",
+    "A file or folder name is not UTF-8, so the image library cannot open it.",
+    "Rename the file or folder, or export to one with a plain name.",
+)
+
+
 @dataclass(frozen=True, slots=True)
 class GridFile:
     """A file's grid; zeros and identity where its header cannot be read.
@@ -69,8 +76,19 @@ def is_grid_file(path: Path) -> bool:
     return path.name.lower().endswith(IMAGE_SUFFIXES)
 
 
+def is_utf8(path: Path) -> bool:
+    """Whether ITK can be given this name; others crash its Python wrapper, process and all."""
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def read_grid(path: Path, limits: Limits) -> GridFile:
     """Header and verdict of one file. Never raises."""
+    if not is_utf8(path):
+        return GridFile(findings=(BAD_NAME,))
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:

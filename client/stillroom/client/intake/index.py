@@ -128,6 +128,10 @@ def _look(
     if is_points(path):
         format_: LabelFormat = "csv" if path.suffix.lower() == ".csv" else "markups"
         found.candidates.append(LabelCandidate(path, format_))
+    elif is_grid(path) and not grid_files.is_utf8(path):
+        # Not even as a label: its reader would be the same library.
+        grid = grid_files.GridFile(findings=(grid_files.BAD_NAME,))
+        found.entries.append(_grid_entry(path, grid, root, salt))
     elif is_grid(path) and rules is not None and _is_ruled(path, root, rules):
         found.candidates.append(LabelCandidate(path, "mask"))
     elif grid_files.is_grid_file(path):
@@ -165,6 +169,8 @@ def _series_key(header: SliceHeader) -> str:
 def _series_entry(slices: Sequence[SliceHeader], root: Path, salt: bytes, limits: Limits) -> Entry:
     """One DICOM series with its grid and verdict."""
     findings = check_slices(slices, limits)
+    if not all(grid_files.is_utf8(header.path) for header in slices):
+        findings = (grid_files.BAD_NAME, *findings)
     first = slices[0]
     size, spacing, origin = (0, 0, 0), (0.0, 0.0, 0.0), (0.0, 0.0, 0.0)
     direction = IDENTITY

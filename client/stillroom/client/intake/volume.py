@@ -15,15 +15,13 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from stillroom.client.intake.catalogue import Entry, Finding
-from stillroom.client.intake.grid_files import read_grid
+from stillroom.client.intake.grid_files import BAD_NAME, is_utf8, read_grid
 from stillroom.client.intake.headers import SliceHeader, read_slices
 from stillroom.client.intake.quality import Limits, check_slices
 from stillroom.client.intake.stacking import stack
 from stillroom.common.errors import DataError
 
 INT16 = np.iinfo(np.int16)
-UNREADABLE = (RuntimeError, TypeError, ValueError)
-"""What SimpleITK raises: RuntimeError for content, the others for names that are not UTF-8."""
 GRID_MM = 1e-3
 """A slice that moved by more since the scan is another slice."""
 
@@ -43,6 +41,8 @@ def load_volume(entry: Entry, *, max_voxels: int = 2**31) -> sitk.Image:
     """
     if entry.findings:
         raise _refusal(entry.findings[0])
+    if not all(is_utf8(path) for path in entry.files):
+        raise _refusal(BAD_NAME)
     if entry.kind in {"nifti", "nrrd"}:
         return _load_grid(entry, max_voxels)
     slices = _headers(entry, Limits(min_slices=1, max_voxels=max_voxels))
@@ -106,7 +106,7 @@ def _load_series(files: Sequence[str], pixel_type: int) -> sitk.Image:
     reader.SetOutputPixelType(pixel_type)
     try:
         return reader.Execute()
-    except UNREADABLE as error:
+    except RuntimeError as error:
         raise _undecodable() from error
 
 
@@ -119,7 +119,7 @@ def _load_grid(entry: Entry, max_voxels: int) -> sitk.Image:
         raise _changed()
     try:
         image = sitk.ReadImage(str(entry.files[0]))
-    except UNREADABLE as error:
+    except RuntimeError as error:
         raise _undecodable() from error
     if image.GetPixelID() in {sitk.sitkInt16, sitk.sitkFloat32}:
         return image
