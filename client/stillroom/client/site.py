@@ -5,10 +5,9 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-from stillroom.client.intake.index import scan
-
 from stillroom.client.config import SiteConfig
 from stillroom.client.intake.catalogue import Catalogue
+from stillroom.client.intake.index import scan
 from stillroom.client.intake.store import CaseStore
 from stillroom.client.intake.working_copy import PrepareReport, prepare
 from stillroom.client.recipes.context import RecipeContext, Role
@@ -122,7 +121,9 @@ class Site:
         for number, folder in enumerate(self.config.data):
             catalogue = self._scan(folder)
             catalogue.save(self.config.state / f"catalogue-{number}.json")
-            reports.append(prepare(catalogue, self.study, self.config.rules, self.store()))
+            report = prepare(catalogue, self.study, self.config.rules, self.store())
+            report.save(self.config.state / f"intake-{number}.json")
+            reports.append(report)
         self.reports = tuple(reports)
         log.info("site.taken_in", extra={"cases": len(self.store().ids())})
 

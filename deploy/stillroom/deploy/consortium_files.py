@@ -1,5 +1,6 @@
 """Keys, certificates and configuration files of a rehearsed consortium."""
 
+import hashlib
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -98,9 +99,18 @@ def write_site_config(
     data: Sequence[Path],
     labels: Mapping[str, Any],
     threads: int,
+    seed: int,
 ) -> Path:
-    """A hospital's site.toml and the secret its two processes share."""
+    """A hospital's site.toml, the secret its two processes share, and its salt.
+
+    In the field the salt of case identifiers is random and secret. Here it follows from the seed:
+    the order of cases, and with it every weight, depends on it, and a rehearsal must be repeatable.
+    """
     folder = layout.site(name)
+    state = folder / "state"
+    state.mkdir(exist_ok=True)
+    (state / "salt").write_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest())
+    (state / "salt").chmod(0o600)
     (folder / "runner.secret").write_bytes(secrets.token_hex(32).encode("ascii"))
     (folder / "runner.secret").chmod(0o600)
     config: dict[str, Any] = {

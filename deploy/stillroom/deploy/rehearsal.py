@@ -13,6 +13,7 @@
 import json
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,9 @@ from stillroom.deploy.processes import Processes, free_ports
 from stillroom.server.cli import recorded_error
 from stillroom.server.config import ServerConfig
 from stillroom.server.store.journal import read_events
+
+RUN_CHECK_S = 5.0
+"""How often Flower is asked whether the run still lives."""
 
 Watch = Callable[[dict[str, Any]], None]
 """Told every event of the run as it happens."""
@@ -102,14 +106,12 @@ def rehearse(plan: Plan, watch: Watch, *, progress: Callable[[int, int], None]) 
     study = with_held_out(plan.study, [h.name for h in hospitals if h.held_out])
     prepare_study(study, layout.study)
     if plan.in_process:
-        _write_sites(layout, hospitals, server_port=9, threads=os.cpu_count() or 1)
+        _write_sites(plan, layout, hospitals, server_port=9, threads=os.cpu_count() or 1)
         edge = None
         _run_in_process(layout, hospitals, watch)
     else:
         edge = _run_processes(plan, layout, hospitals, watch)
     result = json.loads((layout.run / "result.json").read_text("utf-8"))
-    if result["error"]:
-        raise recorded_error(result["error"])
     return Outcome(result, edge, hospitals)
 
 
@@ -128,7 +130,7 @@ def _run_processes(
     edge = plan.edge_port or edge
     write_pki(layout, names)
     server_toml = write_server_config(layout, edge_port=edge, inner_port=inner)
-    _write_sites(layout, hospitals, server_port=edge, threads=1, runtime_ports=runtimes)
+    _write_sites(plan, layout, hospitals, server_port=edge, threads=1, runtime_ports=runtimes)
     processes = Processes(layout.logs)
     env = {"FLWR_HOME": str(layout.server / "flower-home"), "OMP_NUM_THREADS": "1"}
     server, client = "stillroom.server.cli", "stillroom.client.cli"
@@ -140,12 +142,17 @@ def _run_processes(
             processes.start(f"{name}-runner", client, ["runner", *config], env=env)
         processes.wait_for_port("server", inner)
         processes.wait_for_port("server", edge)
-        _start_run(layout, server_toml, names)
+        run_ended = _start_run(layout, server_toml, names)
         processes.start("superexec", server, ["execute", "--config", str(server_toml)], env=env)
         for name in names:
             config = ["--config", str(layout.site_config(name))]
             processes.start(f"{name}-courier", client, ["courier", *config], env=env)
-        _follow(layout, watch, processes.check)
+
+        def check() -> None:
+            processes.check()
+            run_ended()
+
+        _follow(layout, watch, check)
     finally:
         processes.stop()
     record: dict[str, Any] = json.loads(
@@ -154,25 +161,43 @@ def _run_processes(
     return record
 
 
-def _start_run(layout: Layout, server_toml: Path, names: list[str]) -> None:
-    """Register every site by its certificate's key, then start the run that waits for them."""
+def _start_run(layout: Layout, server_toml: Path, names: list[str]) -> Callable[[], None]:
+    """Register every site by its certificate's key, then start the run that waits for them.
+
+    Returns:
+        A check that refuses to go on once Flower says the run has ended although nothing was
+        recorded: a ServerApp that was killed records nothing.
+    """
     from cryptography.hazmat.primitives import serialization  # noqa: PLC0415
 
     from stillroom.server.superlink import Operator  # noqa: PLC0415  # pulls in all of Flower
 
     operator = Operator(ServerConfig.load(server_toml))
-    try:
-        for name in names:
-            key = load_certificate(layout.site(name) / "site.pem").public_key()
-            operator.register(
-                name,
-                key.public_bytes(
-                    serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-                ),
+    for name in names:
+        key = load_certificate(layout.site(name) / "site.pem").public_key()
+        operator.register(
+            name,
+            key.public_bytes(
+                serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+            ),
+        )
+    number = operator.start(layout.study, layout.run)
+    looked = time.monotonic()
+
+    def check() -> None:
+        nonlocal looked
+        if time.monotonic() - looked < RUN_CHECK_S:
+            return
+        looked = time.monotonic()
+        status = operator.status(number)
+        if status.startswith("finished") and not (layout.run / "result.json").exists():
+            raise ResourceError(
+                f"The ServerApp ended without a result ({status}).",
+                fix=f"Read {layout.logs / 'superexec.log'}.",
+                code="STR-502",
             )
-        operator.start(layout.study, layout.run)
-    finally:
-        operator.close()
+
+    return check
 
 
 def _follow(layout: Layout, watch: Watch, check: Callable[[], None]) -> None:
@@ -180,12 +205,14 @@ def _follow(layout: Layout, watch: Watch, check: Callable[[], None]) -> None:
     offset = 0
     pause = threading.Event()
     while True:
-        check()
         for behind, event in read_events(layout.run, offset=offset):
             offset = behind
             watch(event)
             if event["event"] == "study.finished":
+                if event["error"]:
+                    raise recorded_error(event["error"])
                 return
+        check()
         pause.wait(0.1)
 
 
@@ -220,6 +247,7 @@ def _run_in_process(layout: Layout, hospitals: tuple[Hospital, ...], watch: Watc
 
 
 def _write_sites(
+    plan: Plan,
     layout: Layout,
     hospitals: tuple[Hospital, ...],
     *,
@@ -237,4 +265,5 @@ def _write_sites(
             data=hospital.data,
             labels=hospital.labels,
             threads=threads,
+            seed=plan.seed,
         )

@@ -13,7 +13,7 @@ from stillroom.common.messages import MESSAGE_TYPES, SITE_FAILED, pack_task, rea
 from stillroom.common.study import PreparedStudy
 from stillroom.server.rounds.outcome import Answer
 from stillroom.server.store.journal import Journal
-from stillroom.server.study_run import Call, StudyRun
+from stillroom.server.study_run import Call, StudyRun, require_student, vars_of
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,14 @@ def main(grid: Grid, context: Context) -> None:
     exchange = GridExchange(grid, poll_s=float(settings["poll-s"]))
     expected = {name for name in str(settings["sites"]).split(",") if name}
     missing = exchange.wait_for(expected, timeout_s=float(settings["connect-s"]), journal=journal)
-    run = StudyRun(PreparedStudy.load(study_dir), study_dir / "weights", exchange, journal)
+    try:
+        prepared = PreparedStudy.load(study_dir)
+        require_student(prepared.study)
+    except StillroomError as error:
+        # Before there is a run to record; whoever follows the events must not wait for ever.
+        journal.event("study.finished", status="failed", error=vars_of(error))
+        raise
+    run = StudyRun(prepared, study_dir / "weights", exchange, journal)
     run.notes += [f"{site} did not connect in time." for site in sorted(missing)]
     run.run()
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from stillroom.common.errors import ConfigError, StillroomError
+from stillroom.common.errors import ConfigError, ResourceError, StillroomError
 from stillroom.common.manifest import Weights
 from stillroom.common.messages import INVENTORY, LABEL, ROUND, STAGE, Task, tensor_bytes
 from stillroom.common.study import PreparedStudy, Stage, Study
@@ -91,6 +91,11 @@ class StudyRun:
                 self._run_wave(wave)
         except StillroomError as error:
             self._finish(started, error)
+            raise
+        except Exception:
+            # A defect of ours. Whoever waits for this run must still learn that it has ended.
+            log.exception("study.broken")
+            self._finish(started, broken())
             raise
         self._finish(started, None)
 
@@ -291,6 +296,15 @@ class StudyRun:
     def _note(self, text: str) -> None:
         log.warning("study.note", extra={"note": text})
         self.notes.append(text)
+
+
+def broken() -> StillroomError:
+    """What is recorded for an exception nobody expected: nothing of its text."""
+    return ResourceError(
+        "The study ended because of a defect in the server's program.",
+        fix="Read the log of the SuperExec and report it.",
+        code="STR-505",
+    )
 
 
 def vars_of(error: StillroomError) -> dict[str, Any]:
