@@ -24,14 +24,14 @@ from stillroom.common.study import Study
 study = Study.parse({
     "study": {"name": "memory"},
     "volume": {"spacing_mm": [1, 1, 1], "patch": [64, 64, 64], "hu_window": [-1000, 1000]},
-    "label": {"a": {"kind": "mask", "classes": [f"c{i}" for i in range(12)]}},
+    "label": {"a": {"kind": "mask", "classes": [f"c{i}" for i in range(6)]}},
     "model": {"student": {"arch": "light-swin", "feature_size": 12}},
     "stage": [{"name": "student", "recipe": "distil"}],
 })
 
 class Net(nn.Module):
     def forward(self, x):
-        return {"a": torch.cat([x * (i % 3 - 1) for i in range(13)], 1)}
+        return {"a": torch.cat([x * (i % 3 - 1) for i in range(7)], 1)}
 
 torch.set_num_threads(1)
 rng = np.random.default_rng(0)
@@ -48,12 +48,12 @@ print((after - before) / 1024)
 SCAN_MIB = 160 * 256 * 256 / 2**20
 
 
-@pytest.mark.parametrize("memory_mib", [512])
+@pytest.mark.parametrize("memory_mib", [300])
 def test_peak_stays_below_the_bound(tmp_path: Path, memory_mib: int) -> None:
-    """256 x 256 x 160 with 13 channels: its logits alone would be 520 MiB, their softmax as much again.
+    """256 x 256 x 160 with 7 channels: logits alone would be 280 MiB, their softmax as much again.
 
-    Bound: budget + working copy (2 bytes a voxel) + label map (1) + restoring (2 x 64 MiB) + one
-    window's activations (a few times 13 channels of 64 voxels cubed = 13 MiB).
+    Bound: budget + working copy (2 bytes a voxel) + label map (1) + restoring (2 x 64 MiB) + 80 MiB
+    for one window's activations and thin slabs.
     """
     run = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(PROGRAM), str(tmp_path), str(memory_mib)],
