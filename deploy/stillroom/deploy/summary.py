@@ -31,6 +31,7 @@ def write_summary(layout: Layout, outcome: Outcome) -> dict[str, Any]:
         "started_at": result["started_at"],
         "seconds": result["seconds"],
         "in_process": outcome.edge is None,
+        "data": _kind_of_data(outcome),
         "tls_version": ", ".join(versions) or None,
         "software": {name: version(name) for name in ("stillroom", "flwr", "torch", "monai")},
         "sites": [
@@ -51,6 +52,14 @@ def write_summary(layout: Layout, outcome: Outcome) -> dict[str, Any]:
     }
     write_durably(layout.out / "summary.json", json.dumps(summary, indent=1).encode("utf-8"))
     return summary
+
+
+def _kind_of_data(outcome: Outcome) -> str:
+    """What the model learned from, for the model card."""
+    real = [hospital.name for hospital in outcome.hospitals if len(hospital.data) > 1]
+    if not real:
+        return "phantom"
+    return f"procedural phantoms, and scans of its own, unlabelled, at {', '.join(real)}"
 
 
 def draw_overlays(

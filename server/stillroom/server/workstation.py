@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from stillroom.common.nn.prepare import prepare_study
-from stillroom.common.nn.release import build_release
+from stillroom.common.nn.release import build_release, localiser_stage
 from stillroom.common.study import PreparedStudy, Study
 from stillroom.common.tensorfile import read_weights
 
@@ -36,4 +36,6 @@ def release(study_dir: Path, run_dir: Path, out: Path, *, run: dict[str, Any]) -
     """
     prepared = PreparedStudy.load(study_dir)
     student = read_weights(run_dir / "weights", run["student"]["sha256"])
-    build_release(prepared, student, out, run=run)
+    coarse = localiser_stage(prepared.study)
+    localiser = read_weights(run_dir / "weights", run["models"][coarse.name]) if coarse else None
+    build_release(prepared, student, out, run=run, localiser_weights=localiser)
