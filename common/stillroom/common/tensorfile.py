@@ -58,7 +58,7 @@ def read_weights(folder: Path, digest: str) -> dict[str, NDArray[np.float32]]:
 
 def serialise(weights: Weights) -> bytes:
     """``weights`` as the bytes of a safetensors file; equal weights give equal bytes."""
-    data: bytes = save({name: np.ascontiguousarray(v) for name, v in weights.items()})
+    data: bytes = save({name: np.asarray(v, order="C") for name, v in weights.items()})
     return data
 
 

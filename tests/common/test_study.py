@@ -1,0 +1,198 @@
+"""The study file: what is wrong is said by key, with a code, before anything runs."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stillroom.common.errors import ConfigError, TrustError
+from stillroom.common.manifest import Manifest, TensorSpec
+from stillroom.common.study import PreparedStage, PreparedStudy, Study
+from stillroom.common.tensorfile import write_weights
+
+GOOD: dict[str, Any] = {
+    "study": {"name": "tavi-2026", "held_out": ["summit"]},
+    "volume": {"spacing_mm": [1.5, 1.5, 1.5], "patch": [96, 96, 96]},
+    "label": {
+        "vessels": {"kind": "mask", "classes": ["AO", "PA"]},
+        "heart": {"kind": "mask", "classes": ["heart"]},
+        "hinge": {"kind": "points", "names": ["NCC", "RCC", "LCC"]},
+    },
+    "model": {
+        "teacher": {"arch": "dynunet", "channels": [8, 16]},
+        "student": {"arch": "light-swin", "feature_size": 24},
+    },
+    "stage": [
+        {"name": "find", "recipe": "teach", "label": "heart", "spacing_mm": [6, 6, 6]},
+        {"name": "locate", "recipe": "localise", "teachers": ["find"]},
+        {"name": "teach", "recipe": "teach", "label": "vessels", "rounds": 3},
+        {"name": "label", "recipe": "pseudolabel", "teachers": ["teach"]},
+        {"name": "student", "recipe": "distil", "rounds": 2},
+    ],
+}
+
+
+def changed(change: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+    value = copy.deepcopy(GOOD)
+    change(value)
+    return value
+
+
+def refused(value: dict[str, Any], code: str) -> ConfigError:
+    with pytest.raises(ConfigError) as caught:
+        Study.parse(value)
+    assert caught.value.code == code
+    assert caught.value.fix
+    return caught.value
+
+
+def test_good_study() -> None:
+    """The shape of a study file, and what follows from it."""
+    study = Study.parse(GOOD)
+
+    assert study.stage_named("teach").rounds == 3
+    assert study.spacing_of(study.stage_named("find")) == (6, 6, 6)
+    assert study.spacing_of(study.stage_named("student")) == (1.5, 1.5, 1.5)
+    assert list(study.student_labels()) == ["vessels", "hinge"]  # `heart` only locates
+    assert study.input_channels == 1
+    with pytest.raises(KeyError):
+        study.stage_named("nobody")
+
+
+BAD_KEYS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "unknown key": (lambda s: s["study"].update(quorun=1), "study.quorun"),
+    "unknown section": (lambda s: s.update(stages=[]), "stages"),
+    "unknown stage key": (lambda s: s["stage"][0].update(round=3), "stage.0.round"),
+    "unknown recipe": (lambda s: s["stage"][4].update(recipe="magic"), "stage.4.recipe"),
+    "unknown kind": (lambda s: s["label"]["heart"].update(kind="text"), "label.heart"),
+    "unknown model": (lambda s: s["model"].update(critic={}), "model.critic"),
+    "missing section": (lambda s: s.pop("volume"), "volume"),
+    "missing key": (lambda s: s["volume"].pop("patch"), "volume.patch"),
+    "no stage": (lambda s: s.update(stage=[]), "stage"),
+    "no class": (lambda s: s["label"]["vessels"].update(classes=[]), "label.vessels"),
+    "zero rounds": (lambda s: s["stage"][0].update(rounds=0), "stage.0.rounds"),
+    "negative spacing": (lambda s: s["volume"].update(spacing_mm=[1, -1, 1]), "volume.spacing_mm"),
+    "flat patch": (lambda s: s["volume"].update(patch=[96, 96]), "volume.patch"),
+    "window upside down": (lambda s: s["volume"].update(hu_window=[700, -300]), "hu_window"),
+    "name with a path": (lambda s: s["stage"][0].update(name="../up"), "stage.0.name"),
+    "label with a dot": (lambda s: s["label"].update({"a.b": s["label"]["heart"]}), "label"),
+    "study name": (lambda s: s["study"].update(name="Tavi 2026"), "study.name"),
+    "model size of the other arch": (
+        lambda s: s["model"]["student"].update(channels=[1]),
+        "light-swin needs feature_size",
+    ),
+    "model without size": (lambda s: s["model"]["teacher"].pop("channels"), "needs channels"),
+    "fraction of one": (
+        lambda s: s["study"].update(validation_fraction=1.0),
+        "validation_fraction",
+    ),
+    "no cohort": (lambda s: s["study"].update(min_cohort=0), "min_cohort"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_KEYS)
+def test_bad_key_is_named(name: str) -> None:
+    """STR-102 with the dotted name of the key."""
+    change, where = BAD_KEYS[name]
+
+    assert where in refused(changed(change), "STR-102").what
+
+
+def test_values_are_not_repeated() -> None:
+    """A message names keys; a value may be a secret that was pasted into the wrong line."""
+    error = refused(changed(lambda s: s["study"].update(seed="hunter2")), "STR-102")
+
+    assert "study.seed" in error.what
+    assert "hunter2" not in str(error)
+
+
+BAD_REFERENCES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "duplicated stage": (lambda s: s["stage"][2].update(name="find"), "find is defined twice"),
+    "label nobody defines": (lambda s: s["stage"][2].update(label="valves"), "label valves"),
+    "teach without label": (lambda s: s["stage"][2].pop("label"), "label None"),
+    "missing teacher": (lambda s: s["stage"][3].update(teachers=["ghost"]), "teacher ghost"),
+    "later teacher": (lambda s: s["stage"].insert(0, s["stage"].pop(3)), "teacher teach"),
+    "teacher that teaches nothing": (
+        lambda s: s["stage"][3].update(teachers=["locate"]),
+        "teacher locate",
+    ),
+    "no teachers": (lambda s: s["stage"][3].pop("teachers"), "has no teachers"),
+    "no student": (lambda s: s["model"].pop("student"), "needs [model.student]"),
+    "no teacher model": (lambda s: s["model"].pop("teacher"), "needs [model.teacher]"),
+    "weight of nothing": (
+        lambda s: s["stage"][4].update(label_weights={"valves": 2.0}),
+        "weighs label valves",
+    ),
+    "condition on nothing": (lambda s: s["volume"].update(condition_on="valves"), "valves"),
+    "condition on points": (lambda s: s["volume"].update(condition_on="hinge"), "hinge"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_REFERENCES)
+def test_bad_reference_is_named(name: str) -> None:
+    """STR-103 with the stage and what it refers to."""
+    change, where = BAD_REFERENCES[name]
+
+    assert where in refused(changed(change), "STR-103").what
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [(None, "STR-101"), (b"\xff\xfe", "STR-101"), (b"[study\n", "STR-102"), (b"", "STR-102")],
+)
+def test_files_that_are_no_study(tmp_path: Path, content: bytes | None, code: str) -> None:
+    """Absent, binary, broken TOML, empty: each says so."""
+    path = tmp_path / "study.toml"
+    if content is not None:
+        path.write_bytes(content)
+
+    with pytest.raises(ConfigError) as caught:
+        Study.load(path)
+
+    assert caught.value.code == code
+
+
+@pytest.fixture
+def prepared_dir(tmp_path: Path) -> Path:
+    """A prepared study with one stage that exchanges one tensor."""
+    weights = {"w": np.ones(2, np.float32)}
+    manifest = Manifest(tensors=(TensorSpec(name="w", shape=(2,), dtype="float32", group="g"),))
+    digest = write_weights(tmp_path / "weights", weights)
+    stage = PreparedStage(initial_sha256=digest, manifest=manifest)
+    prepared = PreparedStudy(study=Study.parse(GOOD), stages={"teach": stage})
+    (tmp_path / "study.json").write_text(prepared.model_dump_json(), "utf-8")
+    return tmp_path
+
+
+def test_prepared_study_keeps_its_digest(prepared_dir: Path) -> None:
+    """Written, read, written: the name every message carries stays the same."""
+    first = PreparedStudy.load(prepared_dir)
+    (prepared_dir / "study.json").write_text(first.model_dump_json(indent=3), "utf-8")
+
+    assert PreparedStudy.load(prepared_dir).digest == first.digest
+    other = first.study.model_copy(
+        update={"study": first.study.study.model_copy(update={"seed": 1})}
+    )
+    assert first.model_copy(update={"study": other}).digest != first.digest
+
+
+@pytest.mark.parametrize("damage", ["missing weights", "other weights", "bad json", "no json"])
+def test_damaged_prepared_study(prepared_dir: Path, damage: str) -> None:
+    """A site or server never starts from weights that nobody agreed to."""
+    (weights,) = (prepared_dir / "weights").iterdir()
+    if damage == "missing weights":
+        weights.unlink()
+    elif damage == "other weights":
+        weights.write_bytes(weights.read_bytes() + b"\0")
+    elif damage == "bad json":
+        (prepared_dir / "study.json").write_text('{"study": 1}')
+    else:
+        (prepared_dir / "study.json").unlink()
+
+    with pytest.raises(TrustError) as caught:
+        PreparedStudy.load(prepared_dir)
+
+    assert caught.value.code == "STR-204"
