@@ -28,9 +28,9 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed; set PYTHON=..."; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@torch=$$(grep '^torch==' constraints.txt); \
-	$(BIN)/python -m pip install --quiet --no-index --no-deps "$$torch" 2>/dev/null \
-	  || $(BIN)/python -m pip install --quiet "$$torch"
-	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install -qq --no-index --no-deps "$$torch" 2>/dev/null \
+	  || $(BIN)/python -m pip install -qq "$$torch"
+	@$(BIN)/python -m pip install -qq -c constraints.txt -e '.[dev]'
 	@touch $@
 
 demo: $(STAMP) ## A consortium of four hospitals here: report, release, a prediction on a real CT
