@@ -43,7 +43,7 @@ check: $(STAMP) ## Lint, types, import rules, generated pages
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy $(SOURCES)
-	@$(BIN)/lint-imports
+	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/python -P -m stillroom.deploy.reference --check
 
 format: $(STAMP) ## Format the code and sort its imports
