@@ -24,6 +24,10 @@ ANGLE = 0.12
 """Standard deviation of rotations about each axis, radians."""
 SCALE = 0.06
 """Standard deviation of the logarithm of each axis' scale."""
+SOFT_TISSUE_HU = 50
+"""Muscle and blood without contrast agent."""
+CONTRAST = 0.2
+"""Standard deviation of the logarithm of contrast."""
 MARGIN = 0.25
 """Voxels read around a patch for rotation, as a share of its side."""
 
@@ -143,13 +147,20 @@ class Sampler:
         return affine_grid(theta[None], [1, 1, *patch], align_corners=False)
 
     def _shaded(self, x: Tensor) -> Tensor:
-        """``x`` ``(1, D, H, W)`` as another scanner might show it: gain, offset, noise, blur."""
-        gain, offset = self._rng.normal(1, 0.1), self._rng.normal(0, 0.08)
+        """``x`` ``(1, D, H, W)`` as another scanner and contrast phase might show it.
+
+        Contrast is stretched about soft tissue, which agents leave where it is: a gain about the
+        window's middle would hardly move blood, whose brightness is what differs most.
+        """
+        low, high = self._volume.hu_window
+        tissue = (SOFT_TISSUE_HU - low) * 2 / (high - low) - 1
+        contrast = float(np.exp(self._rng.normal(0, CONTRAST)))
+        offset = self._rng.normal(0, 0.05)
         sigma = self._rng.uniform(0, 0.08)
         noise = torch.from_numpy(self._rng.standard_normal(x.shape, dtype=np.float32))
         if self._rng.random() < 0.3:
             x = 0.5 * x + 0.5 * avg_pool3d(pad(x[None], (1,) * 6, mode="replicate"), 3, 1)[0]
-        return x * gain + offset + noise * sigma
+        return (x - tissue) * contrast + tissue + offset + noise * sigma
 
 
 def normalise(hu: Tensor, window: tuple[float, float]) -> Tensor:
