@@ -13,6 +13,12 @@ from stillroom.common.study import Study
 COUNTS = frozenset({"cases", "written", "incomplete", "kept", "located", "not_located"})
 """Last part of every metric that counts cases and is therefore suppressed when small."""
 
+RATES = frozenset({"dice", "detected", "found"})
+"""Last part of every metric that lies in [0, 1]."""
+
+MOST = 1e9
+"""No loss, count, time or distance is larger; a larger one would drown the others in a sum."""
+
 
 def allowed_metrics(study: Study) -> frozenset[str]:
     """Names of every metric a site may report in ``study``.
@@ -45,7 +51,9 @@ def allowed_metrics(study: Study) -> frozenset[str]:
 
 
 def check_metrics(metrics: Mapping[str, object], study: Study) -> None:
-    """Refuse a metric that is not whitelisted or not a finite number.
+    """Refuse a metric that is not whitelisted or not a number that it could be.
+
+    Rates lie in [0, 1], counts, times and distances are not negative, and nothing exceeds ``MOST``.
 
     Raises:
         ContractError: STR-304. The message gives how many, never the offending name or value:
@@ -58,14 +66,19 @@ def check_metrics(metrics: Mapping[str, object], study: Study) -> None:
         if name not in allowed
         or isinstance(value, bool)
         or not isinstance(value, (int, float))
-        or not math.isfinite(value)
+        or not _possible(name.rsplit(".", 1)[-1], value)
     ]
     if bad:
         raise ContractError(
-            f"{len(bad)} of {len(metrics)} reported numbers are not on the whitelist or not finite.",
+            f"{len(bad)} of {len(metrics)} reported numbers are not on the whitelist or impossible.",
             fix="Check that site and server run the same release.",
             code="STR-304",
         )
+
+
+def _possible(what: str, value: float) -> bool:
+    low, high = (0.0, 1.0) if what in RATES else (-MOST if what == "loss" else 0.0, MOST)
+    return math.isfinite(value) and low <= value <= high
 
 
 def suppress_small(metrics: Mapping[str, float], min_cohort: int) -> dict[str, float]:

@@ -67,6 +67,13 @@ def judge(answer: Answer, *, study: Study, manifest: Manifest | None, bytes_down
     up = tensor_bytes(reply.weights)
     try:
         check_metrics(reply.metrics, study)
+        if not reply.samples.keys() <= set(manifest.groups if manifest else ()):
+            # Checked here, where it costs one site its round and not the study its life.
+            raise ContractError(
+                "The sample counts name groups that the stage does not have.",
+                fix="Check that site and server run the same release.",
+                code="STR-304",
+            )
         if manifest is None and reply.weights is not None:
             raise ContractError(
                 "Tensors came back where only numbers were asked for.",

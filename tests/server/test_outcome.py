@@ -1,0 +1,168 @@
+"""What one answer is worth, whether a round counts, and how it is written down."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stillroom.common.errors import CODES, ContractError
+from stillroom.common.manifest import Manifest, TensorSpec
+from stillroom.common.messages import Reply
+from stillroom.common.study import Study
+from stillroom.server.rounds.outcome import (
+    Answer,
+    Outcome,
+    judge,
+    mean_metric,
+    require_quorum,
+    round_record,
+)
+
+MANIFEST = Manifest(tensors=(TensorSpec(name="w", shape=(2,), dtype="float32", group="g"),))
+GOOD = {"w": np.ones(2, np.float32)}
+COUNT = {"g": 3}
+
+
+def study(min_sites: int = 1) -> Study:
+    return Study.parse(
+        {
+            "study": {
+                "name": "outcome",
+                "quorum": {"min_sites": min_sites},
+                "max_update_norm": 100.0,
+            },
+            "volume": {"spacing_mm": [2, 2, 2], "patch": [32, 32, 32]},
+            "label": {"vessels": {"kind": "mask", "classes": ["AO"]}},
+            "model": {"teacher": {"arch": "dynunet", "channels": [4, 8]}},
+            "stage": [{"name": "teach", "recipe": "teach", "label": "vessels"}],
+        }
+    )
+
+
+def judged(reply: Reply | None, code: str | None = None, *, counts_only: bool = False) -> Outcome:
+    manifest = None if counts_only else MANIFEST
+    return judge(Answer(reply, code, 1.5), study=study(), manifest=manifest, bytes_down=16)
+
+
+TABLE: dict[str, tuple[Reply, str]] = {
+    "nan": (Reply({"w": np.array([1, math.nan], np.float32)}, COUNT), "STR-303"),
+    "infinity": (Reply({"w": np.array([math.inf, 0], np.float32)}, COUNT), "STR-303"),
+    "1e30": (Reply({"w": np.full(2, 1e30, np.float32)}, COUNT), "STR-303"),
+    "extra tensor": (Reply({**GOOD, "x": np.ones(1, np.float32)}, COUNT), "STR-301"),
+    "no tensor": (Reply({}, COUNT), "STR-301"),
+    "no weights": (Reply(None, COUNT), "STR-301"),
+    "shape": (Reply({"w": np.ones((1, 2), np.float32)}, COUNT), "STR-302"),
+    "dtype": (Reply({"w": np.ones(2)}, COUNT), "STR-302"),
+    "no case": (Reply(GOOD, {}), "STR-304"),
+    "zero cases": (Reply(GOOD, {"g": 0}), "STR-304"),
+    "foreign metric": (Reply(GOOD, COUNT, {"DOE^JANE": 1.0}), "STR-304"),
+    "nan metric": (Reply(GOOD, COUNT, {"train.loss": math.nan}), "STR-304"),
+    "foreign group": (Reply(GOOD, {"g": 3, "DOE^JANE": 1}), "STR-304"),
+}
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_what_breaks_a_rule_is_refused_by_code(name: str) -> None:
+    """The reason is our own words for the code; nothing the site sent is repeated."""
+    reply, code = TABLE[name]
+    outcome = judged(reply)
+
+    assert outcome.status == "refused"
+    assert outcome.reason == f"{code}: {CODES[code]}"
+    assert (outcome.samples, outcome.metrics) == ({}, {})
+
+
+def test_good_update() -> None:
+    """Admitted with its counts, numbers, bytes and seconds."""
+    outcome = judged(Reply(GOOD, COUNT, {"train.loss": 0.25}))
+
+    assert outcome == Outcome("admitted", "", COUNT, {"train.loss": 0.25}, 8, 16, 1.5)
+
+
+def test_counts_only() -> None:
+    """Where numbers were asked for, numbers are enough, and tensors are too much."""
+    assert judged(Reply(None, {}, {"train.cases": 1}), counts_only=True).status == "admitted"
+
+    refused = judged(Reply(GOOD, {}, {}), counts_only=True)
+    assert (refused.status, refused.reason[:7]) == ("refused", "STR-301")
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [("STR-301", "refused"), ("STR-401", "failed"), ("STR-505", "failed"), ("STR-205", "failed")],
+)
+def test_a_site_that_says_why_not(code: str, status: str) -> None:
+    """A broken protocol is a refusal; everything else a failure of that site."""
+    outcome = judged(None, code)
+
+    assert (outcome.status, outcome.reason) == (status, f"{code}: {CODES[code]}")
+
+
+def test_silence_is_late() -> None:
+    """No answer has its own word, and costs the bytes that were sent."""
+    outcome = judged(None)
+
+    assert (outcome.status, outcome.bytes_up, outcome.bytes_down) == ("late", 0, 16)
+
+
+def outcomes(*statuses: str) -> dict[str, Outcome]:
+    return {f"site-{n}": Outcome(status) for n, status in enumerate(statuses)}  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("min_sites", "statuses", "code"),
+    [
+        (1, ["admitted"], None),
+        (1, ["admitted", "late", "failed"], None),
+        (2, ["admitted", "admitted", "refused"], None),
+        (2, ["admitted", "late", "late"], "STR-306"),
+        (3, ["admitted", "admitted"], None),  # two owners of a rare label: both are enough
+        (3, ["admitted", "late"], "STR-306"),
+        (1, ["late", "failed"], "STR-305"),
+        (1, [], "STR-305"),
+    ],
+)
+def test_quorum(min_sites: int, statuses: list[str], code: str | None) -> None:
+    """A round below quorum never looks like success."""
+    if code is None:
+        require_quorum(study(min_sites), "teach", outcomes(*statuses))
+        return
+    with pytest.raises(ContractError) as caught:
+        require_quorum(study(min_sites), "teach", outcomes(*statuses))
+    assert caught.value.code == code
+    assert "teach" in caught.value.what
+
+
+def test_record_of_a_round() -> None:
+    """Every site is in it, only admitted ones in the order and the sums."""
+    record: dict[str, Any] = round_record(
+        2,
+        {
+            "b": judged(Reply(GOOD, COUNT, {"train.loss": 0.5})),
+            "a": judged(Reply(GOOD, {"g": 1}, {})),
+            "c": judged(None),
+        },
+        seconds=3.14159,
+        model="f" * 64,
+    )
+
+    assert record["order"] == ["b", "a"]
+    assert record["samples"] == {"g": 4}
+    assert (record["bytes_up"], record["bytes_down"]) == (16, 48)
+    assert record["sites"]["c"]["status"] == "late"
+    assert "reason" not in record["sites"]["b"]
+    assert (record["seconds"], record["model_sha256"]) == (3.142, "f" * 64)
+
+
+def test_mean_of_a_metric() -> None:
+    """Over those who report it; None, not NaN, when nobody does."""
+    some = {
+        "a": judged(Reply(GOOD, COUNT, {"train.loss": 1.0})),
+        "b": judged(Reply(GOOD, COUNT, {"train.loss": 3.0})),
+        "c": judged(Reply(GOOD, COUNT)),
+        "d": judged(None),
+    }
+
+    assert mean_metric(some, "train.loss") == 2.0
+    assert mean_metric({"d": judged(None)}, "train.loss") is None
