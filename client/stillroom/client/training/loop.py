@@ -2,22 +2,29 @@
 
 import math
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import fmean
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from stillroom.client.training.device import Device
 from stillroom.client.training.losses import Target, label_losses, weighted_sum
-from stillroom.client.training.sampling import Sampler
+from stillroom.client.training.sampling import Batch, Sampler
 from stillroom.common.errors import DataError, ResourceError
 from stillroom.common.study import Stage, Study
 
 BACKGROUND = {"mask": 0.2, "points": 0.01}
 """Weight of background in the cross-entropy, by kind of label. Our choice: balls fill a thousandth of
 a patch, and at 0.05 the demo's landmark teacher never found one of six points."""
+
+Losses = dict[str, Tensor]
+"""Label type -> scalar."""
+Step = Callable[[nn.Module, Batch], Losses]
+"""What one optimiser step minimises: the losses of the label types in a batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,34 +58,31 @@ def learning_rate(stage: Stage, round_number: int) -> float:
 def train(
     module: nn.Module,
     sampler: Sampler,
+    step: Step,
     *,
-    study: Study,
     stage: Stage,
     round_number: int,
-    device: Device,
     progress: Callable[[float], None],
     should_stop: Callable[[], bool],
 ) -> Report:
     """Train ``module`` in place for ``stage.train.steps`` steps.
 
     The optimiser is fresh in every round, as FedAvg has it: its moments belong to weights that
-    the average has replaced.
+    the average has replaced. A parameter that no loss reached has no gradient, and AdamW then
+    leaves it alone, decay included.
 
     Raises:
         ResourceError: STR-502, ``should_stop`` said so; ``module`` is then half trained.
         DataError: STR-401, no drawn sample had a label.
     """
-    started = time.monotonic()
     module.train()
     optimiser = torch.optim.AdamW(
         module.parameters(),
         lr=learning_rate(stage, round_number),
         weight_decay=stage.train.weight_decay,
     )
-    background = {label: BACKGROUND[known.kind] for label, known in study.label.items()}
-    total, sums, counts = 0.0, dict.fromkeys(study.label, 0.0), dict.fromkeys(study.label, 0)
-    cases: dict[str, set[str]] = {label: set() for label in study.label}
-    for step in range(stage.train.steps):
+    tally = _Tally()
+    for number in range(stage.train.steps):
         if should_stop():
             raise ResourceError(
                 "This site stopped the round.", fix="Start it again.", code="STR-502"
@@ -86,34 +90,56 @@ def train(
         batch = sampler.draw()
         if not batch.targets:
             continue
-        with device.autocast():
-            outputs = module(device.move(batch.x))
-        targets = {
-            label: Target(target.rows.to(device.kind), target.classes.to(device.kind))
-            for label, target in batch.targets.items()
-        }
-        losses = label_losses(outputs, targets, background=background)
-        loss = weighted_sum(losses, stage.label_weights)
+        losses = step(module, batch)
+        total = weighted_sum(losses, stage.label_weights)
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        total.backward()
         clip_grad_norm_(module.parameters(), stage.train.clip_norm)
         optimiser.step()
-        total += loss.item()
-        for label, value in losses.items():
-            sums[label] += value.item()
-            counts[label] += 1
-            cases[label] |= {batch.ids[row] for row in batch.targets[label].rows.tolist()}
-        progress((step + 1) / stage.train.steps)
-    steps = max(counts.values())
-    if steps == 0:
-        raise DataError(
-            "No case of this site has a label of this stage.",
-            fix="Nothing to do: the round goes on without this site.",
-            code="STR-401",
+        tally.add(batch, losses, total)
+        progress((number + 1) / stage.train.steps)
+    return tally.report()
+
+
+def supervised_step(module: nn.Module, batch: Batch, study: Study, device: Device) -> Losses:
+    """Dice and cross-entropy of every label type in ``batch``; other label types have no entry."""
+    with device.autocast():
+        outputs = module(device.move(batch.x))
+    targets = {
+        label: Target(target.rows.to(device.kind), target.classes.to(device.kind))
+        for label, target in batch.targets.items()
+    }
+    background = {label: BACKGROUND[known.kind] for label, known in study.label.items()}
+    return label_losses(outputs, targets, background=background)
+
+
+class _Tally:
+    """What a round has done so far."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._totals: list[float] = []
+        self._losses: defaultdict[str, list[float]] = defaultdict(list)
+        self._cases: defaultdict[str, set[str]] = defaultdict(set)
+
+    def add(self, batch: Batch, losses: Losses, total: Tensor) -> None:
+        """One more step."""
+        self._totals.append(total.item())
+        for label, loss in losses.items():
+            self._losses[label].append(loss.item())
+            self._cases[label] |= {batch.ids[row] for row in batch.targets[label].rows.tolist()}
+
+    def report(self) -> Report:
+        """The whole of it."""
+        if not self._totals:
+            raise DataError(
+                "No case of this site has a label of this stage.",
+                fix="Nothing to do: the round goes on without this site.",
+                code="STR-401",
+            )
+        return Report(
+            loss=fmean(self._totals),
+            label_loss={label: fmean(values) for label, values in self._losses.items()},
+            cases={label: frozenset(ids) for label, ids in self._cases.items()},
+            seconds=time.monotonic() - self._started,
         )
-    return Report(
-        loss=total / steps,
-        label_loss={label: sums[label] / n for label, n in counts.items() if n},
-        cases={label: frozenset(ids) for label, ids in cases.items() if ids},
-        seconds=time.monotonic() - started,
-    )
