@@ -7,6 +7,7 @@ from pathlib import Path
 
 from flwr.app import Context, Message
 from flwr.serverapp import Grid, ServerApp
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from stillroom.common.errors import StillroomError
 from stillroom.common.messages import MESSAGE_TYPES, SITE_FAILED, pack_task, read_reply
@@ -18,6 +19,18 @@ from stillroom.server.study_run import Call, StudyRun, require_student, vars_of
 log = logging.getLogger(__name__)
 
 app = ServerApp()
+
+UNDECODABLE = (
+    AttributeError,
+    DecodeError,
+    KeyError,
+    IndexError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+"""What Flower raises while it rebuilds a reply whose bytes make no sense. One site sent them; they
+must not end the study of all. Trouble of the server's own is of other kinds and goes through."""
 
 
 @app.main()
@@ -102,8 +115,12 @@ class GridExchange:
     def _await(self, message_id: str | None, opened: float, deadline_s: float) -> Answer:
         """One answer, or none at the deadline. Every answer gets at least one look."""
         while message_id is not None:
-            for message in self._grid.pull_messages([message_id]):
-                return _answer(message, time.monotonic() - opened)
+            try:
+                for message in self._grid.pull_messages([message_id]):
+                    return _answer(message, time.monotonic() - opened)
+            except UNDECODABLE:
+                log.exception("server.undecodable_reply")
+                return Answer(None, "STR-300", time.monotonic() - opened)
             if time.monotonic() - opened > deadline_s:
                 break
             time.sleep(self._poll_s)

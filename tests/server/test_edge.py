@@ -1,0 +1,129 @@
+"""Who may call what behind the edge: the decision itself, without a network."""
+
+import asyncio
+import base64
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+
+from stillroom.common.pki.issue import new_key
+from stillroom.server.edge import EdgeRecord, FleetGate, Peer, refusal
+
+
+def pem() -> bytes:
+    return (
+        new_key()
+        .public_key()
+        .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    )
+
+
+MINE, OTHER = pem(), pem()
+PEER = Peer("north", "ab" * 32, MINE, "TLSv1.3")
+NOBODY = Peer(None, "ab" * 32, MINE, "TLSv1.3")
+HEADER, FOREIGN = base64.b64encode(MINE), base64.b64encode(OTHER)
+PATH = "/v1/fleet/pull-messages"
+
+
+@pytest.mark.parametrize(
+    ("path", "header", "peer", "why"),
+    [
+        (PATH, HEADER, PEER, None),
+        (PATH, HEADER, None, "no-site-certificate"),
+        (PATH, HEADER, NOBODY, "no-site-certificate"),
+        (PATH, None, PEER, "no-node-key"),
+        (PATH, b"!!!", PEER, "no-node-key"),
+        (PATH, b"", PEER, "key-mismatch"),
+        (PATH, FOREIGN, PEER, "key-mismatch"),
+        (PATH, base64.b64encode(MINE + b"\n"), PEER, "key-mismatch"),
+        ("/v1/control/list-runs", HEADER, PEER, "path"),
+        ("/v1/runtime/acquire-task", HEADER, PEER, "path"),
+        ("/docs", HEADER, PEER, "path"),
+        ("/openapi.json", HEADER, PEER, "path"),
+        ("/health", HEADER, PEER, "path"),
+        ("/", HEADER, PEER, "path"),
+        ("", HEADER, PEER, "path"),
+        ("/v1/fleet", HEADER, PEER, "path"),
+        ("/V1/FLEET/pull-messages", HEADER, PEER, "path"),
+        ("//v1/fleet/pull-messages", HEADER, PEER, "path"),
+        ("/x/v1/fleet/pull-messages", HEADER, PEER, "path"),
+    ],
+)
+def test_refusal_table(path: str, header: bytes | None, peer: Peer | None, why: str | None) -> None:
+    """One row per way in; only a site's own key on a Fleet path passes."""
+    assert refusal(path, header, peer) == why
+
+
+def call(
+    gate: FleetGate, *, peer: Peer | None, path: str = PATH, **extra: Any
+) -> list[dict[str, Any]]:
+    """One request; what was sent back."""
+    sent: list[dict[str, Any]] = []
+    scope = {
+        "type": "http",
+        "path": path,
+        "headers": [(b"flwr-public-key", HEADER)],
+        "state": {"peer": peer},
+        **extra,
+    }
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"12345", "more_body": False}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    asyncio.run(gate(scope, receive, send))  # type: ignore[arg-type]
+    return sent
+
+
+class Behind:
+    """The application behind the gate; counts who gets there."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer three bytes."""
+        self.calls += 1
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"abc"})
+
+
+def test_gate_counts_and_refuses() -> None:
+    """Bytes by site, refusals by reason; a refused request never reaches the application."""
+    behind, record = Behind(), EdgeRecord()
+    gate = FleetGate(behind, record)
+
+    assert call(gate, peer=PEER)[0]["status"] == 200
+    assert call(gate, peer=PEER)[0]["status"] == 200
+    assert call(gate, peer=PEER, path="/docs")[0]["status"] == 401
+    assert call(gate, peer=None)[0]["status"] == 401
+
+    seen = record.as_json()
+    assert behind.calls == 2
+    assert seen["refused"] == {"no-site-certificate": 1, "path": 1}
+    north = seen["sites"]["north"]
+    assert (north["requests"], north["bytes_in"], north["bytes_out"]) == (2, 10, 6)
+    assert (north["tls_version"], north["certificate_sha256"]) == ("TLSv1.3", "ab" * 32)
+
+
+def test_gate_speaks_http_only() -> None:
+    """A websocket or a lifespan message goes nowhere."""
+    behind = Behind()
+
+    assert call(FleetGate(behind, EdgeRecord()), peer=PEER, type="websocket") == []
+    assert behind.calls == 0
+
+
+def test_a_new_certificate_starts_a_new_record() -> None:
+    """What was counted under the old one is not attributed to the new one."""
+    record = EdgeRecord()
+    record.seen(PEER, 1.0)
+    record.seen(PEER, 2.0)
+    fresh = record.seen(Peer("north", "cd" * 32, MINE, "TLSv1.3"), 3.0)
+
+    assert (fresh.requests, fresh.first_seen) == (1, 3.0)
+    assert record.sites["north"] is fresh
