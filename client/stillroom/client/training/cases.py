@@ -77,8 +77,8 @@ class WorkingSet:
         """The case, from memory when no file of it changed since."""
         folder = self.store.root / case_id
         stamp = tuple(sorted((e.name, e.stat().st_mtime_ns) for e in os.scandir(folder)))
-        view = (self.spacing_mm, self.whole, self.study.volume.condition_on)
-        return _cached((str(folder), *view, *self.study.label, stamp), self, case_id)
+        view = (self.spacing_mm, self.whole, self.study.volume, *self.study.label.items())
+        return _cached((str(folder), *view, stamp), self, case_id)
 
     def read(self, case_id: str) -> Case:
         """The case, from disk."""
