@@ -2,13 +2,15 @@
 
 import asyncio
 import base64
+from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import serialization
 
+from stillroom.common.errors import ConfigError
 from stillroom.common.pki.issue import new_key
-from stillroom.server.edge import EdgeRecord, FleetGate, Peer, refusal
+from stillroom.server.edge import EdgeRecord, FleetGate, Peer, refusal, tls_context
 
 
 def pem() -> bytes:
@@ -127,3 +129,16 @@ def test_a_new_certificate_starts_a_new_record() -> None:
 
     assert (fresh.requests, fresh.first_seen) == (1, 3.0)
     assert record.sites["north"] is fresh
+
+
+@pytest.mark.parametrize("broken", [0, 1, 2])
+def test_papers_that_are_no_papers(papers: Any, tmp_path: Path, broken: int) -> None:
+    """A file that is no certificate or key is ours to explain, before a port is opened."""
+    files = [papers.folder / "ca.pem", papers.certificate("server"), papers.key("server")]
+    assert tls_context(*files)
+    files[broken] = tmp_path / "broken.pem"
+    files[broken].write_text("not a certificate")
+
+    with pytest.raises(ConfigError) as caught:
+        tls_context(*files)
+    assert caught.value.code == "STR-101"

@@ -55,7 +55,7 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from flwr.supernode.nodestate import NodeState, NodeStateFactory
 
 from stillroom.client.sockets import loopback_listener
-from stillroom.common.errors import ResourceError, TrustError
+from stillroom.common.errors import ConfigError, ResourceError, TrustError
 from stillroom.common.pki.files import check_pair, load_certificate, load_key
 
 log = logging.getLogger(__name__)
@@ -245,8 +245,13 @@ def _client_context(settings: CourierSettings) -> ssl.SSLContext:
     """TLS 1.3, the consortium's CA and no other, and this site's certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.load_verify_locations(settings.ca)
-    context.load_cert_chain(settings.certificate, settings.private_key)
+    try:
+        context.load_verify_locations(settings.ca)
+        context.load_cert_chain(settings.certificate, settings.private_key)
+    except OSError as error:  # ssl.SSLError is one
+        raise ConfigError(
+            "The CA's certificate cannot be read.", fix="Check tls.ca in site.toml.", code="STR-101"
+        ) from error
     return context
 
 

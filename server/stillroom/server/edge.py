@@ -31,7 +31,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from typing_extensions import override
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from stillroom.common.errors import StillroomError
+from stillroom.common.errors import ConfigError, StillroomError
 from stillroom.common.pki.names import site_name
 
 log = logging.getLogger(__name__)
@@ -189,11 +189,21 @@ def tls_context(ca: Path, certificate: Path, key: Path) -> ssl.SSLContext:
     """Server context: TLS 1.3 only, client certificate demanded, nothing resumed.
 
     Session tickets are off so that every connection shows its certificate again.
+
+    Raises:
+        ConfigError: STR-101 when a file is not what it should be, or certificate and key differ.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.num_tickets = 0
-    context.load_cert_chain(certificate, key)
-    context.load_verify_locations(ca)
+    try:
+        context.load_cert_chain(certificate, key)
+        context.load_verify_locations(ca)
+    except OSError as error:  # ssl.SSLError is one
+        raise ConfigError(
+            "The server's certificate and key, or the CA's certificate, cannot be used.",
+            fix="Check the three files under [tls] in server.toml.",
+            code="STR-101",
+        ) from error
     context.verify_mode = ssl.CERT_REQUIRED
     return context

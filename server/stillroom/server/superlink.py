@@ -68,6 +68,7 @@ def serve(config: ServerConfig) -> None:
         TrustError: STR-202 when the private key is readable by others.
     """
     _refuse_open_key(config.tls.private_key)
+    tls = tls_context(config.tls.ca, config.tls.certificate, config.tls.private_key)
     config.state.mkdir(parents=True, exist_ok=True)
     secret = superexec_secret(config)
     with (
@@ -76,16 +77,13 @@ def serve(config: ServerConfig) -> None:
     ):
         app = create_app(_lifespan_config(config, secret), SuperLinkLifespan)
         record = EdgeRecord()
-        tls = config.tls
         inner = _Listener(uvicorn.Config(app, log_level="warning", access_log=False, workers=1))
         edge = _Listener(
             uvicorn.Config(
                 FleetGate(app, record),
                 lifespan="off",
                 http=PeerProtocol,
-                ssl_context_factory=lambda _config, _default: tls_context(
-                    tls.ca, tls.certificate, tls.private_key
-                ),
+                ssl_context_factory=lambda _config, _default: tls,
                 log_level="warning",
                 access_log=False,
                 server_header=False,

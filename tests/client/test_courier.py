@@ -1,0 +1,247 @@
+"""The courier's reading of a failed call, and how little it keeps."""
+
+import shutil
+import threading
+from pathlib import Path
+
+import httpx
+import pytest
+
+from stillroom.client.config import SiteConfig
+from stillroom.client.courier import (
+    RETRY_MOST_S,
+    CourierSettings,
+    Edge,
+    RunEnded,
+    Stopped,
+    _translate,
+)
+from stillroom.client.sockets import loopback_listener
+from stillroom.common.errors import ConfigError, ResourceError, StillroomError, TrustError
+from stillroom.common.pki.files import write_certificate, write_key
+from stillroom.common.pki.issue import issue_site, make_ca, new_key
+
+REQUEST = httpx.Request("POST", "https://fl.example.org/v1/fleet/pull-messages")
+
+
+def status(code: int) -> httpx.HTTPStatusError:
+    return httpx.HTTPStatusError("no", request=REQUEST, response=httpx.Response(code))
+
+
+@pytest.mark.parametrize("code", [502, 503, 504])
+def test_a_restarting_server_is_waited_out(code: int) -> None:
+    """Whatever stands before it says so; it will be back."""
+    assert _translate(status(code), "fl:443") is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[Errno 111] Connection refused",
+        "Server disconnected without sending a response.",
+        "timed out",
+        "[Errno -2] Name or service not known",
+        "[Errno 101] Network is unreachable",
+    ],
+)
+def test_a_dropped_line_is_waited_out(text: str) -> None:
+    """Networks of hospitals have bad days; none of these ends the courier."""
+    assert _translate(httpx.ConnectError(text), "fl:443") is None
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "who"),
+    [
+        (status(401), "STR-206", "registered"),
+        (
+            httpx.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed"),
+            "STR-201",
+            "CA file",
+        ),
+        (
+            httpx.ConnectError("certificate verify failed: Hostname mismatch, certificate is"),
+            "STR-201",
+            "server's name",
+        ),
+        (
+            httpx.ReadError("[SSL: TLSV13_ALERT_CERTIFICATE_REQUIRED] tlsv13 alert"),
+            "STR-201",
+            "has not expired",
+        ),
+        (
+            httpx.ReadError("[SSL: TLSV1_ALERT_UNKNOWN_CA] tlsv1 alert unknown ca"),
+            "STR-201",
+            "has not expired",
+        ),
+    ],
+)
+def test_what_trying_again_does_not_mend(error: httpx.HTTPError, code: str, who: str) -> None:
+    """Each ends the courier with a code and says whose turn it is."""
+    failure = _translate(error, "fl:443")
+
+    assert isinstance(failure, TrustError)
+    assert failure.code == code
+    assert who in failure.fix
+
+
+def test_the_rest_of_the_table() -> None:
+    """403 is Flower's word for a run that is over; anything else is a mistake of ours."""
+    assert isinstance(_translate(status(403), "fl:443"), RunEnded)
+    bug = status(422)
+    assert _translate(bug, "fl:443") is bug
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> CourierSettings:
+    """A site's papers, and a server that is not there."""
+    from datetime import UTC, datetime
+
+    now = datetime.now(UTC)
+    ca, ca_key = make_ca("Example consortium", 2, now)
+    key = new_key()
+    write_certificate(tmp_path / "ca.pem", ca)
+    write_certificate(tmp_path / "site.pem", issue_site(ca, ca_key, key.public_key(), "north", now))
+    write_key(tmp_path / "site.key", key)
+    return CourierSettings(
+        server="127.0.0.1:9",
+        ca=tmp_path / "ca.pem",
+        certificate=tmp_path / "site.pem",
+        private_key=tmp_path / "site.key",
+        runtime_port=9094,
+        secret=b"s",
+    )
+
+
+def test_waiting_ends_when_told(settings: CourierSettings) -> None:
+    """A courier that waits for its server stops at once, not after its next pause."""
+    stop = threading.Event()
+    edge = Edge(settings, stop)
+    threading.Timer(0.3, stop.set).start()
+
+    with pytest.raises(Stopped):
+        edge.activate()
+    edge.close()
+    assert RETRY_MOST_S >= 5
+
+
+def test_key_of_another_certificate(settings: CourierSettings) -> None:
+    """STR-203 before anything is sent."""
+    settings.private_key.unlink()
+    write_key(settings.private_key, new_key())
+
+    with pytest.raises(TrustError) as caught:
+        Edge(settings, threading.Event())
+    assert caught.value.code == "STR-203"
+
+
+def test_key_that_others_can_read(settings: CourierSettings) -> None:
+    """STR-202 before anything is sent."""
+    settings.private_key.chmod(0o640)
+
+    with pytest.raises(TrustError) as caught:
+        Edge(settings, threading.Event())
+    assert caught.value.code == "STR-202"
+
+
+@pytest.mark.parametrize("name", ["ca", "certificate", "private_key"])
+@pytest.mark.parametrize("content", [None, b"", b"not a certificate"])
+def test_papers_that_are_no_papers(
+    settings: CourierSettings, name: str, content: bytes | None
+) -> None:
+    """A missing or broken file is one of ours to explain, not OpenSSL's."""
+    path: Path = getattr(settings, name)
+    path.unlink()
+    if content is not None:
+        path.touch(0o600)
+        path.write_bytes(content)
+
+    with pytest.raises(StillroomError) as caught:
+        Edge(settings, threading.Event())
+    assert isinstance(caught.value, ConfigError)
+    assert caught.value.code == "STR-101"
+
+
+def test_runtime_port_in_use() -> None:
+    """STR-501 with the port and the key to change."""
+    first = loopback_listener(0)
+    first.listen()
+    port = first.getsockname()[1]
+
+    with first, pytest.raises(ResourceError) as caught:
+        loopback_listener(port)
+    assert caught.value.code == "STR-501"
+    assert str(port) in caught.value.what
+    assert "runtime_port" in caught.value.fix
+
+
+def test_shared_secret(tmp_path: Path) -> None:
+    """Absent, empty or open to others: each is refused, and the secret is never repeated."""
+    config = SiteConfig.model_construct(runner_secret=tmp_path / "runner.secret")
+    with pytest.raises(ConfigError):
+        config.read_secret()
+
+    config.runner_secret.write_bytes(b"hunter2")
+    config.runner_secret.chmod(0o640)
+    with pytest.raises(TrustError) as caught:
+        config.read_secret()
+    assert caught.value.code == "STR-202"
+    assert "hunter2" not in str(caught.value)
+
+    config.runner_secret.chmod(0o600)
+    assert config.read_secret() == b"hunter2"
+    config.runner_secret.write_bytes(b"")
+    with pytest.raises(ConfigError):
+        config.read_secret()
+
+
+GOOD = """
+site = "north"
+server = "fl.example.org:443"
+data = ["scans"]
+state = "state"
+study = "study"
+[tls]
+ca = "ca.pem"
+certificate = "site.pem"
+private_key = "site.key"
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        (("site =", "stie ="), "stie"),
+        (('"north"', '"hunter2!"'), "site"),
+        (('"fl.example.org:443"', '"hunter2"'), "server"),
+        (('data = ["scans"]', "data = []"), "data"),
+        (('"scans"', "7"), "data.0"),
+        (('ca = "ca.pem"', ""), "tls.ca"),
+        (("[tls]", "runtime_port = 0\n[tls]"), "runtime_port"),
+        (("[tls]", 'device = "hunter2"\n[tls]'), "device"),
+        (("[tls]", "keep_pseudo_labels_days = 90\n[tls]"), "keep_pseudo_labels_days"),
+    ],
+)
+def test_site_toml_names_keys_not_values(tmp_path: Path, change: tuple[str, str], key: str) -> None:
+    """STR-102 with the key; a value may be a password in the wrong line."""
+    path = tmp_path / "site.toml"
+    path.write_text(GOOD.replace(*change))
+
+    with pytest.raises(ConfigError) as caught:
+        SiteConfig.load(path)
+    assert caught.value.code == "STR-102"
+    assert key in caught.value.what
+    assert "hunter2" not in str(caught.value)
+
+
+def test_site_toml_paths_start_at_the_file(tmp_path: Path) -> None:
+    """Whoever starts the process from wherever means the same folders."""
+    path = tmp_path / "site.toml"
+    path.write_text(GOOD)
+    config = SiteConfig.load(path)
+
+    assert config.data == (tmp_path / "scans",)
+    assert config.tls.private_key == tmp_path / "site.key"
+    shutil.rmtree(tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        SiteConfig.load(path)
+    assert caught.value.code == "STR-101"
