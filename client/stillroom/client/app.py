@@ -33,6 +33,7 @@ def train(message: Message, context: Context) -> Message:
     site = _site(context)
     order = site.order(read_task(message))
     result = RECIPES[order.stage.recipe].run(order)
+    site.check_update(order.stage.name, result.weights, result.samples)
     return _reply(site, message, result)
 
 

@@ -1,6 +1,7 @@
 """One hospital's own side of a study: its configuration, its working copies, what it agreed to."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -11,7 +12,8 @@ from stillroom.client.intake.index import scan
 from stillroom.client.intake.store import CaseStore
 from stillroom.client.intake.working_copy import PrepareReport, prepare
 from stillroom.client.recipes.context import RecipeContext, Role
-from stillroom.common.errors import TrustError
+from stillroom.common.errors import ContractError, TrustError
+from stillroom.common.manifest import Weights
 from stillroom.common.messages import Task
 from stillroom.common.study import PreparedStudy, Study
 from stillroom.common.tensorfile import weights_digest
@@ -80,6 +82,8 @@ class Site:
             raise _outside("a stage that is not in the study")
         if not 1 <= task.round <= stage.rounds:
             raise _outside(f"round {task.round} of a stage that has {stage.rounds}")
+        if (task.weights is not None) != (stage.name in self.prepared.stages):
+            raise _outside("weights, or none, where the stage has it the other way")
         expected = dict(task.teachers)
         if task.weights is not None:
             expected[stage.name] = task.weights
@@ -88,6 +92,21 @@ class Site:
         for name, weights in expected.items():
             self.prepared.stages[name].manifest.check(
                 weights, max_norm=self.study.study.max_update_norm
+            )
+
+    def check_update(self, stage: str, weights: Weights | None, samples: Mapping[str, int]) -> None:
+        """Refuse an update of ours that is not exactly what ``stage`` exchanges.
+
+        Raises:
+            ContractError: STR-301 to STR-303, its tensors; STR-304, its counts.
+        """
+        manifest = self.prepared.stages[stage].manifest
+        manifest.check(weights or {}, max_norm=self.study.study.max_update_norm)
+        if not samples.keys() <= set(manifest.groups):
+            raise ContractError(
+                "The sample counts name groups that the stage does not have.",
+                fix="Check that site and server run the same release.",
+                code="STR-304",
             )
 
     def order(self, task: Task) -> RecipeContext:

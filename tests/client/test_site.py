@@ -1,0 +1,254 @@
+"""What a site does for a server: exactly what its study says; and what it says when it fails."""
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from stillroom.client.app import SITE_CONFIG, app
+from stillroom.client.recipes import registry
+from stillroom.client.recipes.registry import RoundResult
+from stillroom.client.runner import answer
+from stillroom.client.site import Site
+from stillroom.common.errors import DataError, StillroomError
+from stillroom.common.manifest import Manifest, TensorSpec
+from stillroom.common.messages import (
+    INVENTORY,
+    LABEL,
+    MESSAGE_TYPES,
+    ROUND,
+    STAGE,
+    Task,
+    pack_task,
+    read_reply,
+)
+from stillroom.common.study import PreparedStage, PreparedStudy, Study
+from stillroom.common.tensorfile import write_weights
+
+pytestmark = pytest.mark.usefixtures("inside_a_task")
+
+WEIGHTS = {"trunk.w": np.ones((2, 3), np.float32), "head.w": np.ones(2, np.float32)}
+MANIFEST = Manifest(
+    tensors=tuple(
+        TensorSpec(name=name, shape=value.shape, dtype="float32", group=name[:-2])
+        for name, value in WEIGHTS.items()
+    )
+)
+STUDY = Study.parse(
+    {
+        "study": {"name": "site", "min_cohort": 3, "max_update_norm": 100.0},
+        "volume": {"spacing_mm": [2, 2, 2], "patch": [32, 32, 32]},
+        "label": {"vessels": {"kind": "mask", "classes": ["AO"]}},
+        "model": {
+            "teacher": {"arch": "dynunet", "channels": [4, 8]},
+            "student": {"arch": "light-swin", "feature_size": 12},
+        },
+        "stage": [
+            {"name": "teach", "recipe": "teach", "label": "vessels", "rounds": 2},
+            {"name": "label", "recipe": "pseudolabel", "teachers": ["teach"]},
+            {"name": "student", "recipe": "distil"},
+        ],
+    }
+)
+
+
+@pytest.fixture
+def site_toml(tmp_path: Path) -> Path:
+    """A site with an empty data folder and a prepared study."""
+    study = tmp_path / "study"
+    stage = PreparedStage(
+        initial_sha256=write_weights(study / "weights", WEIGHTS), manifest=MANIFEST
+    )
+    prepared = PreparedStudy(study=STUDY, stages={"teach": stage, "student": stage})
+    (study / "study.json").write_text(prepared.model_dump_json())
+    (tmp_path / "scans").mkdir()
+    path = tmp_path / "site.toml"
+    path.write_text(
+        'site = "north"\nserver = "127.0.0.1:9"\ndata = ["scans"]\nstate = "state"\n'
+        'study = "study"\ndevice = "cpu"\n'
+        '[tls]\nca = "ca.pem"\ncertificate = "site.pem"\nprivate_key = "site.key"\n'
+    )
+    return path
+
+
+@pytest.fixture
+def site(site_toml: Path) -> Site:
+    """The same, opened."""
+    return Site.open(site_toml)
+
+
+def good(site: Site) -> Task:
+    return Task(site.prepared.digest, "teach", 1, WEIGHTS)
+
+
+NAN = {**WEIGHTS, "head.w": np.array([1, np.nan], np.float32)}
+TABLE: dict[str, tuple[Callable[[Task], Task], str]] = {
+    "another study": (lambda t: replace(t, study="0" * 64), "STR-205"),
+    "no study": (lambda t: replace(t, study=""), "STR-205"),
+    "unknown stage": (lambda t: replace(t, stage="steal"), "STR-205"),
+    "round 0": (lambda t: replace(t, round=0), "STR-205"),
+    "a round too many": (lambda t: replace(t, round=3), "STR-205"),
+    "negative round": (lambda t: replace(t, round=-1), "STR-205"),
+    "teachers it has not": (lambda t: replace(t, teachers={"teach": WEIGHTS}), "STR-205"),
+    "no teachers": (lambda t: replace(t, stage="label", weights=None), "STR-205"),
+    "other teachers": (
+        lambda t: replace(t, stage="label", weights=None, teachers={"student": WEIGHTS}),
+        "STR-205",
+    ),
+    "weights for a stage without": (
+        lambda t: replace(t, stage="label", teachers={"teach": WEIGHTS}),
+        "STR-205",
+    ),
+    "no weights": (lambda t: replace(t, weights=None), "STR-205"),
+    "missing tensor": (lambda t: replace(t, weights={"trunk.w": WEIGHTS["trunk.w"]}), "STR-301"),
+    "extra tensor": (lambda t: replace(t, weights={**WEIGHTS, "x": np.ones(1)}), "STR-301"),
+    "shape": (lambda t: replace(t, weights={**WEIGHTS, "head.w": WEIGHTS["trunk.w"]}), "STR-302"),
+    "nan": (lambda t: replace(t, weights=NAN), "STR-303"),
+    "huge": (lambda t: replace(t, weights={k: v * 1e9 for k, v in WEIGHTS.items()}), "STR-303"),
+    "teacher with nan": (
+        lambda t: replace(t, stage="label", weights=None, teachers={"teach": NAN}),
+        "STR-303",
+    ),
+}
+
+
+def test_the_studys_own_tasks_are_accepted(site: Site) -> None:
+    """An inventory, every round of a stage, and labelling with its teachers."""
+    task = good(site)
+    for accepted in (
+        Task(task.study),
+        task,
+        replace(task, round=2),
+        replace(task, stage="student"),
+        replace(task, stage="label", weights=None, teachers={"teach": WEIGHTS}),
+    ):
+        site.accept(accepted)
+    assert site.order(task).stage.name == "teach"
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_everything_else_is_refused(site: Site, name: str) -> None:
+    """A server cannot make a site train, label or load anything its study does not hold."""
+    change, code = TABLE[name]
+
+    with pytest.raises(StillroomError) as caught:
+        site.order(change(good(site)))
+    assert caught.value.code == code
+    assert caught.value.fix
+
+
+def ask(site_toml: Path, kind: str, task: Task, by: ClientApp = app) -> Message:
+    """What the runner answers to one message."""
+    context = Context(1, 1, {SITE_CONFIG: str(site_toml)}, RecordDict(), {})
+    message = Message(pack_task(task), 1, MESSAGE_TYPES.get(kind, kind))
+    return answer(by, message, context)
+
+
+def said(reply: Message) -> str:
+    """Everything in a reply that could be read elsewhere."""
+    if reply.has_error():
+        return f"{reply.error.code} {reply.error.reason}"
+    return json.dumps(
+        {name: [*record] for name, record in reply.content.items()}
+        | {"values": [str(r) for r in reply.content.metric_records.values()]}
+    )
+
+
+def test_inventory_of_an_empty_folder(site: Site, site_toml: Path) -> None:
+    """Nothing to count is an answer, not a failure."""
+    reply = read_reply(ask(site_toml, INVENTORY, Task(site.prepared.digest)))
+
+    assert set(reply.metrics.values()) == {0}
+    assert reply.weights is None
+
+
+@pytest.mark.parametrize("kind", [ROUND, LABEL, STAGE, INVENTORY])
+def test_another_study_is_refused_whatever_is_asked(site_toml: Path, kind: str) -> None:
+    """The reply is the code and nothing else."""
+    reply = ask(site_toml, kind, Task("0" * 64, "teach", 1, WEIGHTS))
+
+    assert said(reply) == "1 STR-205"
+
+
+@pytest.mark.parametrize("kind", ["train", "train.shell", "query.files", "evaluate"])
+def test_messages_the_app_does_not_know(site: Site, site_toml: Path, kind: str) -> None:
+    """An unknown kind of work is not done, and does not end the runner."""
+    assert said(ask(site_toml, kind, good(site))) == "1 STR-505"
+
+
+def planted(monkeypatch: pytest.MonkeyPatch, result: RoundResult | Exception) -> None:
+    class Planted:
+        def run(self, _context: Any) -> RoundResult:
+            if isinstance(result, Exception):
+                raise result
+            return result
+
+    monkeypatch.setitem(registry.RECIPES, "teach", Planted())
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (RuntimeError("no such file: /data/DOE^JANE/1.dcm"), "STR-505"),
+        (MemoryError("DOE^JANE"), "STR-505"),
+        (DataError("Scan DOE^JANE is torn.", fix="Look at DOE^JANE.", code="STR-418"), "STR-418"),
+        (KeyError("DOE^JANE"), "STR-505"),
+    ],
+)
+def test_the_text_of_an_exception_stays_here(
+    site: Site,
+    site_toml: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+    code: str,
+) -> None:
+    """It may quote a tag or name a file: the site's own log gets it, the server a code."""
+    planted(monkeypatch, error)
+    caplog.set_level(logging.WARNING, logger="stillroom")
+    reply = ask(site_toml, ROUND, good(site))
+
+    assert said(reply) == f"1 {code}"
+    assert "DOE" not in str(reply.error)
+
+
+LEAKS = {
+    "name of a metric": RoundResult(WEIGHTS, {"trunk": 1}, {"DOE^JANE": 1.0}),
+    "value of a metric": RoundResult(WEIGHTS, {"trunk": 1}, {"train.loss": "DOE^JANE"}),  # type: ignore[dict-item]
+    "name of a tensor": RoundResult(
+        {**WEIGHTS, "DOE^JANE": np.ones(1, np.float32)}, {"trunk": 1}, {}
+    ),
+    "name of a group": RoundResult(WEIGHTS, {"DOE^JANE": 1}, {}),
+}
+
+
+@pytest.mark.parametrize("name", LEAKS)
+def test_a_recipe_that_leaks_is_stopped(
+    site: Site, site_toml: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Even our own recipe gets nothing out but the manifest's tensors and whitelisted numbers."""
+    planted(monkeypatch, LEAKS[name])
+    reply = ask(site_toml, ROUND, good(site))
+
+    assert "DOE" not in said(reply)
+    assert reply.has_error()
+    assert str(reply.error.reason).startswith("STR-30")
+
+
+def test_small_counts_do_not_leave(
+    site: Site, site_toml: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Below the study's cohort a count leaves as 0; scores do not change."""
+    numbers = {"train.cases": 2, "train.loss": 0.5}
+    planted(monkeypatch, RoundResult(WEIGHTS, {"trunk": 2, "head": 2}, numbers))
+
+    reply = read_reply(ask(site_toml, ROUND, good(site)))
+
+    assert reply.metrics == {"train.cases": 0, "train.loss": 0.5}
