@@ -53,6 +53,7 @@ def test_a_dropped_line_is_waited_out(text: str) -> None:
     ("error", "code", "who"),
     [
         (status(401), "STR-206", "registered"),
+        (status(412), "STR-206", "registered"),
         (
             httpx.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed"),
             "STR-201",

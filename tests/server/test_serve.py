@@ -7,6 +7,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -275,6 +276,56 @@ def test_world_readable_key(
     config = write_server_toml(tmp_path, free_ports(), key)
 
     expect_refusal(server_command("serve", "-c", config), code="STR-202", status=3)
+
+
+def site_toml(folder: Path, server: Any, papers: Any, who: str, ca: Path, port: int) -> Path:
+    """A hospital's configuration; it needs no data to knock at the edge."""
+    folder.mkdir()
+    (folder / "secret").write_text("s")
+    (folder / "secret").chmod(0o600)
+    path = folder / "site.toml"
+    path.write_text(
+        f'site = "north"\nserver = "127.0.0.1:{server.ports.edge}"\ndata = ["scans"]\n'
+        f'state = "state"\nstudy = "study"\nrunner_secret = "secret"\nruntime_port = {port}\n'
+        f"[tls]\nca = '{ca}'\ncertificate = '{papers.certificate(who)}'\n"
+        f"private_key = '{papers.key(who)}'\n"
+    )
+    return path
+
+
+def test_couriers_that_are_not_let_in(
+    server: Any,
+    papers: Any,
+    operator: Operator,
+    tmp_path: Path,
+    free_ports: Callable[[], Any],
+) -> None:
+    """Each ends within seconds, says why and what to do, and exits with its family's status."""
+    ca, foreign = papers.folder / "ca.pem", papers.folder / "south.pem"
+    port = free_ports().inner
+    cases = {
+        "newcomer": (papers, "newcomer", ca, port, "STR-206", 3),
+        "expired": (papers, "expired", ca, free_ports().inner, "STR-201", 3),
+        "wrong CA": (papers, "north", foreign, free_ports().inner, "STR-201", 3),
+        "port in use": (papers, "north", ca, server.ports.inner, "STR-501", 6),
+    }
+    started = {}
+    for name, (where, who, root, runtime, _, _) in cases.items():
+        config = site_toml(tmp_path / name, server, where, who, root, runtime)
+        module = ["-P", "-m", "stillroom.client.cli", "courier", "--config", str(config)]
+        started[name] = subprocess.Popen(
+            [sys.executable, *module], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+    for name, process in started.items():
+        try:
+            _, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
+        *_, code, status = cases[name]
+        assert process.returncode == status, (name, errors)
+        assert f"error {code}:" in errors, name
+        assert "\nfix: " in errors, name
+        assert "Traceback" not in errors, name
 
 
 def test_registering_a_foreign_certificate(
