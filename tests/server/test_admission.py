@@ -70,10 +70,17 @@ def test_only_owners_teach() -> None:
     }
 
 
-@pytest.mark.parametrize("stage", ["label", "student", "locate"])
+@pytest.mark.parametrize("stage", ["label", "student"])
 def test_everybody_with_a_case_labels_and_distils(stage: str) -> None:
     """Unlabelled scans count: that is what the study is for. Invitations are sorted."""
     assert admit(FULL, FULL.stage_named(stage), SITES).invited == ("harbour", "north", "river")
+
+
+def test_held_out_sites_find_the_heart_too() -> None:
+    """Scoring needs the same crop as training, and finding the heart trains nothing."""
+    invited = admit(FULL, FULL.stage_named("locate"), SITES).invited
+
+    assert invited == ("harbour", "north", "river", "summit")
 
 
 @pytest.mark.parametrize("sites", [{}, {"summit": SITES["summit"]}, {"empty": counts(0)}])

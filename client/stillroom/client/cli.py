@@ -1,13 +1,11 @@
 """``stillroom-client``: the commands hospital IT runs. Thin: parse, call, print."""
 
-import typer
-
 from stillroom.client import service_cli
 from stillroom.client.data_cli import data
 from stillroom.client.predict_cli import predict
-from stillroom.common.console import run_cli
+from stillroom.common.console import command_group, run_cli
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+app = command_group(__doc__)
 app.add_typer(data, name="data")
 app.command()(service_cli.courier)
 app.command()(service_cli.runner)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from stillroom.common.console import command_group
 from stillroom.common.errors import DataError
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
     from stillroom.client.intake.catalogue import Catalogue, Entry
 
-data = typer.Typer(no_args_is_help=True, help=__doc__)
+data = command_group(__doc__)
 
 CATALOGUE = "catalogue.json"
 """In the state folder; what ``scan`` writes and other commands read."""

@@ -10,6 +10,19 @@ from stillroom.common.errors import StillroomError
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
+def command_group(text: str | None) -> typer.Typer:
+    """A group of commands as all of ours are: help without arguments, no traceback boxes.
+
+    Markdown, so that ``[labels]`` in a help text stays what it is.
+    """
+    return typer.Typer(
+        help=text,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="markdown",
+    )
+
+
 def run_cli(app: typer.Typer) -> None:
     """Run ``app``; a ``StillroomError`` prints ``error CODE: what`` and ``fix: ...``.
 

@@ -72,6 +72,7 @@ CODES: dict[str, str] = {
     "STR-503": "Not enough memory or disk.",
     "STR-504": "The server cannot be reached.",
     "STR-505": "The program failed in a way it did not expect; details are in its own log.",
+    "STR-507": "Somebody stopped the run.",
 }
 
 

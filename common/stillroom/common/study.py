@@ -44,7 +44,9 @@ class StudySection(Section):
     """Name and rules of the study."""
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{2,40}$")]
+    """For people; what identifies a study is its digest."""
     seed: int = 0
+    """Of the initial weights and of every random choice at the sites."""
     quorum: Quorum = Quorum()
     min_cohort: Annotated[int, Field(ge=1)] = 1
     """Counts below this leave a site as 0."""
@@ -159,8 +161,6 @@ class Stage(Section):
     """``distil``: weight of each label type's loss; 1 when left out."""
     evaluate_every: Annotated[int, Field(ge=0)] = 0
     """Score the model at the held-out sites after every so many rounds; 0: at the end only."""
-    groups: tuple[str, ...] | None = None
-    """Parameter groups exchanged, as glob patterns; every group when left out."""
 
 
 class Study(Section):

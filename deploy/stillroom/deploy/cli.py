@@ -12,7 +12,7 @@ from rich.table import Table
 from stillroom.common.console import run_cli
 from stillroom.common.errors import ConfigError
 
-app = typer.Typer(pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(rich_markup_mode="markdown", pretty_exceptions_enable=False, help=__doc__)
 console = Console(highlight=False)
 
 

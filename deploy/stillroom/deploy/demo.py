@@ -17,7 +17,7 @@ from stillroom.common.console import run_cli
 from stillroom.common.errors import ConfigError
 from stillroom.deploy.cli import console, rehearse
 
-app = typer.Typer(pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(rich_markup_mode="markdown", pretty_exceptions_enable=False, help=__doc__)
 
 REAL_CT = Path("totalsegmentator/aorta_report/test_result/models/ct_cropped.nii.gz")
 MARK = ".stillroom-demo"

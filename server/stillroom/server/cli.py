@@ -10,15 +10,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from stillroom.common.console import run_cli
+from stillroom.common.console import command_group, run_cli
 from stillroom.common.errors import ConfigError, StillroomError
 from stillroom.server.config import ServerConfig
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
-study = typer.Typer(no_args_is_help=True, help="Check and prepare study files.")
-site = typer.Typer(no_args_is_help=True, help="Sites this server knows.")
-run = typer.Typer(no_args_is_help=True, help="Launch and watch studies.")
-release = typer.Typer(no_args_is_help=True, help="Publish what a study has learned.")
+app = command_group(__doc__)
+study = command_group("Check and prepare study files.")
+site = command_group("Sites this server knows.")
+run = command_group("Launch and watch studies.")
+release = command_group("Publish what a study has learned.")
 for name, group in (("study", study), ("site", site), ("run", run), ("release", release)):
     app.add_typer(group, name=name)
 

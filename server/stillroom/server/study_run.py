@@ -11,7 +11,7 @@ from stillroom.common.errors import ConfigError, ResourceError, StillroomError
 from stillroom.common.manifest import Weights
 from stillroom.common.messages import INVENTORY, LABEL, ROUND, STAGE, Task, tensor_bytes
 from stillroom.common.study import PreparedStudy, Stage, Study
-from stillroom.common.tensorfile import read_weights, write_weights
+from stillroom.common.tensorfile import read_weights, weights_digest, write_weights
 from stillroom.server.rounds.admission import Inventory, admit, admit_evaluation
 from stillroom.server.rounds.averaging import GroupAverage
 from stillroom.server.rounds.outcome import (
@@ -91,6 +91,10 @@ class StudyRun:
                 self._run_wave(wave)
         except StillroomError as error:
             self._finish(started, error)
+            raise
+        except (KeyboardInterrupt, SystemExit):
+            # Flower ends a stopped run's process with a signal.
+            self._finish(started, stopped())
             raise
         except Exception:
             # A defect of ours. Whoever waits for this run must still learn that it has ended.
@@ -223,7 +227,8 @@ class StudyRun:
         require_quorum(self.study, stage.name, outcomes)
         if total is not None:
             self.models[stage.name] = total.finish(self.models[stage.name])
-        record = round_record(number, outcomes, seconds=time.monotonic() - opened, model=None)
+        digest = weights_digest(self.models[stage.name]) if total is not None else None
+        record = round_record(number, outcomes, seconds=time.monotonic() - opened, model=digest)
         every = stage.evaluate_every
         if total is not None and every and number % every == 0 and number < stage.rounds:
             record["evaluation"] = self._evaluate(stage, number, held_out_only=True)
@@ -281,6 +286,10 @@ class StudyRun:
             "seconds": round(time.time() - started, 3),
             "student": {"stage": student, "sha256": self.digests.get(student or "")},
             "models": dict(self.digests),
+            "sites": [
+                {"name": site, "role": "held_out" if site in held_out else "train"}
+                for site in sorted(self.inventories)
+            ],
             "inventories": {site: dict(counts) for site, counts in self.inventories.items()},
             "stages": [
                 {"name": s.name, "recipe": s.recipe, "rounds": self.stages.get(s.name, [])}
@@ -296,6 +305,11 @@ class StudyRun:
     def _note(self, text: str) -> None:
         log.warning("study.note", extra={"note": text})
         self.notes.append(text)
+
+
+def stopped() -> StillroomError:
+    """What is recorded when somebody stopped the run."""
+    return ResourceError("The run was stopped.", fix="Start it again.", code="STR-507")
 
 
 def broken() -> StillroomError:

@@ -20,9 +20,11 @@ import socket
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, TypeVar
 
+import httpx
 import uvicorn
 from flwr.cli.build import build_fab_from_files
 from flwr.common.serde import fab_to_proto, user_config_to_proto
@@ -42,11 +44,12 @@ from flwr.superlink.config_loader import SuperLinkLifespanConfig
 from flwr.superlink.main import create_app
 from typing_extensions import override
 
-from stillroom.common.errors import ResourceError, TrustError
+from stillroom.common.errors import ConfigError, ResourceError, TrustError
 from stillroom.server.config import ServerConfig
 from stillroom.server.edge import EdgeRecord, FleetGate, PeerProtocol, tls_context
 from stillroom.server.store.journal import Journal
 
+T = TypeVar("T")
 RECORD_EVERY_S = 0.5
 """How often ``edge.json`` is refreshed while something changed."""
 
@@ -196,14 +199,14 @@ class Operator:
 
     def register(self, site: str, public_key_pem: bytes) -> int:
         """Allow a site's node key; returns Flower's node id."""
-        answer = self._client.RegisterNode(
-            RegisterNodeRequest(public_key=public_key_pem, name=site)
+        answer = self._ask(
+            self._client.RegisterNode, RegisterNodeRequest(public_key=public_key_pem, name=site)
         )
         return int(answer.node_id)
 
     def nodes(self) -> dict[str, str]:
         """Site name -> status of every registered node."""
-        answer = self._client.ListNodes(ListNodesRequest())
+        answer = self._ask(self._client.ListNodes, ListNodesRequest())
         return {node.name: node.status for node in answer.nodes_info}
 
     def start(self, study: Path, run: Path) -> int:
@@ -216,11 +219,12 @@ class Operator:
             "connect-s": self._config.connect_s,
         }
         content = _bundle()
-        answer = self._client.StartRun(
+        answer = self._ask(
+            self._client.StartRun,
             StartRunRequest(
                 fab=fab_to_proto(Fab("", content, {})),
                 override_config=user_config_to_proto(settings),
-            )
+            ),
         )
         if not answer.HasField("run_id"):
             raise ResourceError(
@@ -230,13 +234,34 @@ class Operator:
 
     def stop(self, run_id: int) -> None:
         """Stop a run."""
-        self._client.StopRun(StopRunRequest(run_id=run_id))
+        self._ask(self._client.StopRun, StopRunRequest(run_id=run_id))
 
     def status(self, run_id: int) -> str:
         """Flower's status of a run, e.g. ``running`` or ``finished:completed``."""
-        answer = self._client.ListRuns(ListRunsRequest(run_id=run_id))
+        answer = self._ask(self._client.ListRuns, ListRunsRequest(run_id=run_id))
         run = answer.run_dict[run_id]
         return ":".join(part for part in (run.status.status, run.status.sub_status) if part)
+
+    def _ask(self, method: Callable[[Any], T], request: Any) -> T:
+        """One call.
+
+        Raises:
+            ResourceError: STR-504, no server at the inner address.
+            ConfigError: The server does not know what was named.
+        """
+        try:
+            return method(request)
+        except httpx.TransportError as error:
+            raise ResourceError(
+                f"No server answers at {self._config.inner_address}.",
+                fix="Start it with `stillroom-server serve`, on this machine.",
+                code="STR-504",
+            ) from error
+        except httpx.HTTPStatusError as error:
+            raise ConfigError(
+                f"The server refused {method.__name__} (HTTP {error.response.status_code}).",
+                fix="Check the name or number; its log says more.",
+            ) from error
 
     def close(self) -> None:
         """Close the connection."""

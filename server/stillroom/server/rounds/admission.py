@@ -36,7 +36,8 @@ def admit(study: Study, stage: Stage, inventories: Mapping[str, Inventory]) -> A
     """
     left_out: dict[str, str] = {}
     for site, counts in inventories.items():
-        if site in study.study.held_out:
+        if site in study.study.held_out and stage.recipe != "localise":
+            # Finding the heart trains nothing, and scoring needs the same crop as training.
             left_out[site] = "held out: evaluated only"
         elif counts.get("inventory.cases", 0) == 0:
             left_out[site] = "has no usable case"
