@@ -1,1 +1,3 @@
 """The hospital's side."""
+
+import stillroom.common  # noqa: F401  # before any import of Flower: see there

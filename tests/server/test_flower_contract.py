@@ -1,0 +1,180 @@
+"""What the server relies on in flwr 1.41, one assertion each. An upgrade starts by reading these."""
+
+import dataclasses
+import importlib.metadata
+import inspect
+import io
+import zipfile
+
+import httpx
+import pytest
+from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord, RecordDict
+from flwr.cli.build import build_fab_from_files
+from flwr.proto.control_pb2 import StartRunRequest
+from flwr.serverapp import Grid
+from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER
+from flwr.supercore.control.control_http_client import ControlHttpClient
+from flwr.supercore.fab import Fab
+from flwr.supercore.superexec.run_superexec import run_superexec
+from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
+from flwr.superlink.config_loader import SuperLinkLifespanConfig
+from flwr.superlink.main import create_app
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from stillroom.common.pki.issue import new_key
+from stillroom.common.pki.verify import flower_public_key
+from stillroom.server import superlink
+
+
+def parameters(function: object) -> set[str]:
+    return set(inspect.signature(function).parameters)  # type: ignore[arg-type]
+
+
+def test_version() -> None:
+    """Everything below was read in 1.41."""
+    assert importlib.metadata.version("flwr").startswith("1.41."), (
+        "pyproject.toml pins flwr==1.41.*"
+    )
+
+
+def test_create_app() -> None:
+    """superlink.serve: one ASGI application that can be served by two uvicorn servers."""
+    assert (
+        list(inspect.signature(create_app).parameters)[:2] == ["config", "lifespan_class"]
+        or len(inspect.signature(create_app).parameters) >= 2
+    ), "superlink.serve calls create_app(config, SuperLinkLifespan)"
+    assert "config" in parameters(SuperLinkLifespan.__init__), "superlink.serve"
+
+
+def test_lifespan_config_fields() -> None:
+    """superlink._lifespan_config: every field is given; a new one needs a decision of ours."""
+    fields = {field.name for field in dataclasses.fields(SuperLinkLifespanConfig)}
+    ours = inspect.getsource(superlink._lifespan_config)
+
+    assert {name for name in fields if f"{name}=" not in ours} == set()
+    assert {
+        "enable_supernode_auth",
+        "isolation",
+        "runtime_dependency_install",
+        "database",
+    } <= fields
+
+
+def test_all_sensitive_apis_share_the_application() -> None:
+    """edge.FLEET: Control and Runtime are behind the same port, which is why the gate exists."""
+    from flwr.superlink import main
+
+    text = inspect.getsource(main)
+    for router in ("fleet", "control", "runtime"):
+        assert router in text, f"edge.py assumes that create_app serves {router}"
+
+
+def test_public_key_header() -> None:
+    """edge.FleetGate reads this header; Flower writes base64 of the PEM public key into it."""
+    assert FLEET_HTTP_PUBLIC_KEY_HEADER == "flwr-public-key"
+
+    from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+
+    key = new_key().public_key()
+    assert public_key_to_bytes(key) == flower_public_key(key), "edge.refusal compares these bytes"
+
+
+def test_401_stays_401() -> None:
+    """edge: Flower's client maps 403 to "run not running" and goes on; 401 ends it."""
+    from flwr.supercore.retry import http_retry
+
+    text = inspect.getsource(http_retry)
+    assert "RunNotRunningException" in text
+    assert "UNAUTHORIZED" in text
+    assert httpx.codes.UNAUTHORIZED == 401
+
+
+def test_fleet_cannot_register_itself() -> None:
+    """superlink: with supernode auth on, only the operator registers keys."""
+    from flwr.superlink.servicer.fleet import fleet_handlers
+
+    for handler in (fleet_handlers.register_node, fleet_handlers.unregister_node):
+        assert "if enable_supernode_auth" in inspect.getsource(handler), (
+            "superlink._lifespan_config"
+        )
+
+
+def test_uvicorn_protocol_has_state() -> None:
+    """edge.PeerProtocol leaves the peer in app_state, which uvicorn copies into scope['state']."""
+    text = inspect.getsource(H11Protocol)
+    assert "self.app_state" in text
+    assert '"state": self.app_state.copy()' in text
+
+
+def test_control_client() -> None:
+    """superlink.Operator: the calls of an operator, over plain HTTP on loopback."""
+    wanted = {"server_address", "insecure", "root_certificates", "interceptors"}
+    assert wanted <= parameters(ControlHttpClient.from_server_address)
+    for name in ("RegisterNode", "ListNodes", "StartRun", "StopRun", "ListRuns", "close"):
+        assert hasattr(ControlHttpClient, name), f"superlink.Operator calls {name}"
+    assert {"fab", "override_config"} <= set(StartRunRequest.DESCRIPTOR.fields_by_name)
+    assert StartRunRequest().override_config is not None
+
+
+def test_superexec() -> None:
+    """superlink.execute: with the secret and without installation at run time."""
+    wanted = {
+        "runtime_api_address",
+        "insecure",
+        "superexec_auth_secret",
+        "runtime_dependency_install",
+    }
+    assert wanted <= parameters(run_superexec)
+
+
+def test_smallest_fab() -> None:
+    """superlink._bundle: a FAB without a line of code is accepted."""
+    assert list(inspect.signature(Fab).parameters) == ["hash_str", "content", "verifications"]
+    with zipfile.ZipFile(io.BytesIO(superlink._bundle())) as bundle:
+        names = bundle.namelist()
+    assert not [name for name in names if name.endswith(".py")]
+    assert callable(build_fab_from_files)
+
+
+def test_grid() -> None:
+    """app.GridExchange: push, pull by name, and nodes with the names they were registered with."""
+    assert {"get_nodes", "push_messages", "pull_messages"} <= set(dir(Grid))
+    from flwr.proto.node_pb2 import NodeInfo
+
+    assert {"name", "node_id"} <= set(NodeInfo.DESCRIPTOR.fields_by_name), "GridExchange.sites"
+
+
+def test_messages(inside_a_task: None) -> None:
+    """common.messages: records by kind, foreign bytes as an array, errors with a reason."""
+    array = Array("uint8", (3,), "safetensors", b"abc")
+    content = RecordDict({"w": ArrayRecord({"f": array}), "m": MetricRecord({"a": 1})})
+    message = Message(content, 7, "train.round", group_id="1", ttl=5.0)
+
+    assert list(message.content.array_records) == ["w"], "messages.read_reply"
+    assert list(message.content.metric_records) == ["m"], "messages.read_reply"
+    assert list(message.content.config_records) == [], "messages.read_reply"
+    copy = Array.inflate(array.deflate(), children=array.children)
+    assert (copy.stype, copy.data) == ("safetensors", b"abc"), "messages._arrays"
+    failed = Message(Error(1, "STR-401"), reply_to=message)
+    assert failed.has_error(), "messages.read_reply"
+    assert (failed.error.code, failed.error.reason) == (1, "STR-401"), "messages.failure_code"
+    assert type(content["m"]["a"]) is int, "messages.read_reply tells counts from fractions"
+
+
+def test_messages_need_a_task() -> None:
+    """tests/conftest and deploy.local_grid set the identity of the task; nothing else does."""
+    from flwr.supercore.task_identity import TaskIdentity
+
+    if TaskIdentity._run_id is None:
+        with pytest.raises(RuntimeError, match="run_id"):
+            Message(RecordDict(), 7, "query")
+
+
+def test_no_ten_megabyte_array_is_split_wrongly() -> None:
+    """common.messages: one blob, split by Flower into chunks and put together again."""
+    from flwr.common.constant import FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE
+
+    data = bytes(FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE + 10)
+    array = Array("uint8", (len(data),), "safetensors", data)
+    assert len(array.slice_array()) == 2, "messages._arrays"
+    assert Array.inflate(array.deflate(), children=array.children).data == data
