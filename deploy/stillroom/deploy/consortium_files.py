@@ -82,7 +82,7 @@ def write_server_config(layout: Layout, *, edge_port: int, inner_port: int) -> P
         "edge_host": "127.0.0.1",
         "edge_port": edge_port,
         "inner_port": inner_port,
-        "poll_s": 0.1,
+        "poll_s": 0.25,
         "connect_s": 120.0,
         "tls": {"ca": "ca.pem", "certificate": "server.pem", "private_key": "server.key"},
     }
@@ -123,7 +123,7 @@ def write_site_config(
         "runner_secret": "runner.secret",
         "device": "auto",
         "threads": threads,
-        "poll_s": 0.2,
+        "poll_s": 0.4,
         "tls": {"ca": "ca.pem", "certificate": "site.pem", "private_key": "site.key"},
         "labels": dict(labels),
     }
