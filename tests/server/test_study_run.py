@@ -275,6 +275,16 @@ def test_site_without_an_inventory_takes_no_part(world: World, answer: Answer) -
     assert {call.site for call in exchange.asked if call.kind == STAGE} == {"harbour", "river"}
 
 
+def test_site_without_cases_is_noted(world: World) -> None:
+    """It is connected and has nothing: participation was not complete, and the notes say so."""
+    nothing = Answer(Reply(metrics={"inventory.cases": 0}), None, 1.0)
+    result = world.run(FakeExchange(fault=at(INVENTORY, "summit", nothing)))
+
+    assert world.error is None
+    assert result["notes"] == ["summit has no usable case."]
+    assert result["complete_participation"] is False
+
+
 def test_a_site_that_cannot_score_is_a_note(world: World) -> None:
     """Scores of the others are kept; the table pools what there is."""
     result = world.run(FakeExchange(fault=at(STAGE, "summit", LATE, stage="student")))

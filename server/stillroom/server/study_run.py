@@ -113,6 +113,8 @@ class StudyRun:
             outcome = judge(answer, study=self.study, manifest=None, bytes_down=0)
             if outcome.status == "admitted":
                 self.inventories[call.site] = outcome.metrics
+                if not outcome.metrics.get("inventory.cases"):
+                    self._note(f"{call.site} has no usable case.")
             else:
                 self._note(f"{call.site} takes no part: {outcome.reason}.")
             self.journal.event(
