@@ -6,7 +6,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+from flwr.proto.message_pb2 import ObjectTree
 
+from stillroom.client import courier
 from stillroom.client.config import SiteConfig
 from stillroom.client.courier import (
     RETRY_MOST_S,
@@ -14,6 +16,7 @@ from stillroom.client.courier import (
     Edge,
     RunEnded,
     Stopped,
+    _contents,
     _translate,
 )
 from stillroom.client.sockets import loopback_listener
@@ -246,3 +249,23 @@ def test_site_toml_paths_start_at_the_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         SiteConfig.load(path)
     assert caught.value.code == "STR-101"
+
+
+class Withholding:
+    """A store that was promised an object which never comes."""
+
+    def get(self, _name: str) -> bytes:
+        """Flower's word for: not yet."""
+        return b""
+
+
+def test_runner_that_dies_in_the_middle_of_its_reply(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The courier neither waits for ever nor ignores that it was told to stop."""
+    tree, stop = ObjectTree(object_id="a"), threading.Event()
+    monkeypatch.setattr(courier, "REQUEST_TIMEOUT_S", 0.1)
+
+    with pytest.raises(RunEnded):
+        list(_contents(Withholding(), tree, {"a"}, stop))  # type: ignore[arg-type]
+    stop.set()
+    with pytest.raises(Stopped):
+        list(_contents(Withholding(), tree, {"a"}, stop))  # type: ignore[arg-type]

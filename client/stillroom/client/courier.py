@@ -303,7 +303,7 @@ def carry_one(edge: Edge, state: NodeState, store: ObjectStore, stop: threading.
         _hand_over(edge, state, store, message, tree)
         reply = _await_reply(state, message, stop)
         if reply is not None:
-            _send(edge, store, reply, time.monotonic() - started)
+            _send(edge, store, reply, time.monotonic() - started, stop)
     except RunEnded:
         log.info("courier.run_ended")
     return True
@@ -352,13 +352,15 @@ def _await_reply(state: NodeState, message: Message, stop: threading.Event) -> M
     return None
 
 
-def _send(edge: Edge, store: ObjectStore, reply: Message, seconds: float) -> None:
+def _send(
+    edge: Edge, store: ObjectStore, reply: Message, seconds: float, stop: threading.Event
+) -> None:
     """Everything of a reply leaves here, and only here."""
     run_id, tree = reply.metadata.run_id, store.get_object_tree(reply.metadata.message_id)
     try:
         wanted, session = edge.push(reply, tree, seconds)
         push_object_contents_from_iterable(
-            _contents(store, tree, wanted),
+            _contents(store, tree, wanted, stop),
             push_object_fn=lambda name, content: edge.push_object(run_id, session, name, content),
         )
     finally:
@@ -366,16 +368,25 @@ def _send(edge: Edge, store: ObjectStore, reply: Message, seconds: float) -> Non
 
 
 def _contents(
-    store: ObjectStore, tree: ObjectTree, wanted: set[str]
+    store: ObjectStore, tree: ObjectTree, wanted: set[str], stop: threading.Event
 ) -> Iterator[tuple[str, bytes]]:
-    """Objects of a reply as the runner delivers them, each once."""
+    """Objects of a reply as the runner delivers them, each once.
+
+    Raises:
+        Stopped: We were told to stop.
+        RunEnded: The runner has gone in the middle of its reply, which is dropped.
+    """
     remaining = set(wanted)
     for node in iterate_object_tree(tree):
         if node.object_id not in remaining:
             continue
         remaining.discard(node.object_id)
+        patience = time.monotonic() + REQUEST_TIMEOUT_S
         while (content := store.get(node.object_id)) == b"":
-            time.sleep(0.02)
+            if stop.wait(0.02):
+                raise Stopped
+            if time.monotonic() > patience:
+                raise RunEnded
         if content is None:
             raise ResourceError(
                 "The runner withdrew a part of its reply.", fix="See its log.", code="STR-502"

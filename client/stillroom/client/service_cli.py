@@ -10,11 +10,14 @@ Config = Annotated[
     Path, typer.Option("--config", "-c", help="The site's site.toml.", show_default=False)
 ]
 FollowParent = Annotated[
-    bool, typer.Option("--follow-parent", hidden=True, help="Stop when the starting process does.")
+    int | None,
+    typer.Option(
+        "--follow-parent", hidden=True, help="Stop when this process is our parent no more."
+    ),
 ]
 
 
-def courier(config: Config, follow_parent: FollowParent = False) -> None:
+def courier(config: Config, follow_parent: FollowParent = None) -> None:
     """Carry messages between the consortium and the runner (network, no patient data)."""
     from stillroom.client.config import SiteConfig
     from stillroom.client.courier import CourierSettings, run_courier
@@ -23,8 +26,8 @@ def courier(config: Config, follow_parent: FollowParent = False) -> None:
 
     to_stderr()
     stop = stop_on_signals()
-    if follow_parent:
-        follow(os.getppid())
+    if follow_parent is not None:
+        follow(follow_parent)
     site = SiteConfig.load(config)
     run_courier(
         CourierSettings(
@@ -40,7 +43,7 @@ def courier(config: Config, follow_parent: FollowParent = False) -> None:
     )
 
 
-def runner(config: Config, follow_parent: FollowParent = False) -> None:
+def runner(config: Config, follow_parent: FollowParent = None) -> None:
     """Do the study's work on this site's data (GPU, no network but the courier's loopback port)."""
     from stillroom.client.config import SiteConfig
     from stillroom.common.lifetime import follow, stop_on_signals
@@ -48,8 +51,8 @@ def runner(config: Config, follow_parent: FollowParent = False) -> None:
 
     to_stderr()
     stop = stop_on_signals()
-    if follow_parent:
-        follow(os.getppid())
+    if follow_parent is not None:
+        follow(follow_parent)
     site = SiteConfig.load(config)
     if site.threads is not None:
         # Read by the numerical libraries when they are first imported, which is below.

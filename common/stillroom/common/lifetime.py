@@ -9,7 +9,8 @@ import time
 def follow(parent: int) -> None:
     """End this process (SIGTERM to itself) once ``parent`` is no longer its parent.
 
-    A rehearsal that is killed with SIGKILL cannot stop its children; they notice by themselves.
+    A rehearsal that is killed with SIGKILL cannot stop its children; they notice by themselves,
+    even when it died before they got here: that is why the caller names the process.
     """
 
     def watch() -> None:

@@ -39,7 +39,15 @@ class Processes:
         self.logs.mkdir(parents=True, exist_ok=True)
         with (self.logs / f"{name}.log").open("wb") as log:
             self.running[name] = subprocess.Popen(  # noqa: S603  # our own interpreter and modules
-                [sys.executable, "-P", "-m", module, *arguments, "--follow-parent"],
+                [
+                    sys.executable,
+                    "-P",
+                    "-m",
+                    module,
+                    *arguments,
+                    "--follow-parent",
+                    str(os.getpid()),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -1,7 +1,6 @@
 """``stillroom-server``: the commands a consortium's operator runs. Thin: parse, call, print."""
 
 import json
-import os
 import time
 from pathlib import Path
 from typing import Annotated
@@ -26,21 +25,24 @@ Config = Annotated[
     Path, typer.Option("--config", "-c", help="The operator's server.toml.", show_default=False)
 ]
 FollowParent = Annotated[
-    bool, typer.Option("--follow-parent", hidden=True, help="Stop when the starting process does.")
+    int | None,
+    typer.Option(
+        "--follow-parent", hidden=True, help="Stop when this process is our parent no more."
+    ),
 ]
 console = Console(highlight=False)
 
 
 @app.command()
-def serve(config: Config, follow_parent: FollowParent = False) -> None:
+def serve(config: Config, follow_parent: FollowParent = None) -> None:
     """Run the SuperLink behind its two listeners until stopped."""
     from stillroom.common.lifetime import follow
     from stillroom.common.logs import to_stderr
     from stillroom.server.superlink import serve as serve_superlink
 
     to_stderr()
-    if follow_parent:
-        follow(os.getppid())
+    if follow_parent is not None:
+        follow(follow_parent)
     settings = ServerConfig.load(config)
     console.print(
         f"edge {settings.edge_host}:{settings.edge_port} (mutual TLS 1.3, {'/v1/fleet/'} only), "
@@ -50,15 +52,15 @@ def serve(config: Config, follow_parent: FollowParent = False) -> None:
 
 
 @app.command()
-def execute(config: Config, follow_parent: FollowParent = False) -> None:
+def execute(config: Config, follow_parent: FollowParent = None) -> None:
     """Run Flower's SuperExec, which starts the ServerApp of each study."""
     from stillroom.common.lifetime import follow
     from stillroom.common.logs import to_stderr
     from stillroom.server.superlink import execute as execute_tasks
 
     to_stderr()
-    if follow_parent:
-        follow(os.getppid())
+    if follow_parent is not None:
+        follow(follow_parent)
     execute_tasks(ServerConfig.load(config))
 
 
