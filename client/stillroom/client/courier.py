@@ -57,6 +57,7 @@ from flwr.supernode.nodestate import NodeState, NodeStateFactory
 
 from stillroom.client.sockets import loopback_listener
 from stillroom.common.errors import ResourceError, TrustError
+from stillroom.common.lifetime import patience
 from stillroom.common.pki.files import check_pair, load_certificate, load_key
 from stillroom.common.pki.verify import verify_site
 
@@ -283,9 +284,12 @@ def run_courier(settings: CourierSettings, stop: threading.Event) -> None:
             log.info("courier.connected")
             beat = threading.Thread(target=_beat, args=(edge, stop), daemon=True)
             beat.start()
+            news = time.monotonic()
             while not stop.is_set():
-                if not carry_one(edge, state, store, stop):
-                    stop.wait(settings.poll_s)
+                if carry_one(edge, state, store, stop):
+                    news = time.monotonic()
+                else:
+                    stop.wait(patience(time.monotonic() - news, settings.poll_s))
         except Stopped:
             log.info("courier.stopped")
         finally:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from stillroom.common.errors import ResourceError
+from stillroom.common.lifetime import signals_deferred
 
 GRACE_S = 10.0
 """Between SIGTERM and SIGKILL."""
@@ -37,7 +38,8 @@ class Processes:
         for an installed module.
         """
         self.logs.mkdir(parents=True, exist_ok=True)
-        with (self.logs / f"{name}.log").open("wb") as log:
+        # An interruption between the fork and our noting it would leave a process nobody stops.
+        with signals_deferred(), (self.logs / f"{name}.log").open("wb") as log:
             self.running[name] = subprocess.Popen(  # noqa: S603  # our own interpreter and modules
                 [
                     sys.executable,

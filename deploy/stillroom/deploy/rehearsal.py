@@ -29,7 +29,7 @@ from stillroom.deploy.consortium_files import (
     write_server_config,
     write_site_config,
 )
-from stillroom.deploy.hospitals import Hospital, make_hospitals
+from stillroom.deploy.hospitals import Hospital, make_hospitals, site_specs
 from stillroom.deploy.processes import Processes, free_ports
 from stillroom.server.cli import recorded_error
 from stillroom.server.config import ServerConfig
@@ -102,9 +102,10 @@ def rehearse(plan: Plan, watch: Watch, *, progress: Callable[[int, int], None]) 
             fix="Name a new or empty folder.",
             code="STR-107",
         )
-    hospitals = make_hospitals(plan, layout, progress)
-    study = with_held_out(plan.study, [h.name for h in hospitals if h.held_out])
+    # The study first: what is wrong with it is told before minutes go into patients.
+    study = with_held_out(plan.study, [site_specs(plan)[-1].name])
     prepare_study(study, layout.study)
+    hospitals = make_hospitals(plan, layout, progress)
     if plan.in_process:
         _write_sites(plan, layout, hospitals, server_port=9, threads=os.cpu_count() or 1)
         edge = None

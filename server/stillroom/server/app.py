@@ -10,6 +10,7 @@ from flwr.serverapp import Grid, ServerApp
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from stillroom.common.errors import StillroomError
+from stillroom.common.lifetime import patience
 from stillroom.common.messages import MESSAGE_TYPES, SITE_FAILED, pack_task, read_reply
 from stillroom.common.study import PreparedStudy
 from stillroom.server.rounds.outcome import Answer
@@ -114,6 +115,7 @@ class GridExchange:
 
     def _await(self, message_id: str | None, opened: float, deadline_s: float) -> Answer:
         """One answer, or none at the deadline. Every answer gets at least one look."""
+        asked = time.monotonic()
         while message_id is not None:
             try:
                 for message in self._grid.pull_messages([message_id]):
@@ -123,7 +125,7 @@ class GridExchange:
                 return Answer(None, "STR-300", time.monotonic() - opened)
             if time.monotonic() - opened > deadline_s:
                 break
-            time.sleep(self._poll_s)
+            time.sleep(patience(time.monotonic() - asked, self._poll_s))
         return Answer(None, None, time.monotonic() - opened)
 
 

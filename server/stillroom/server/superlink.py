@@ -50,7 +50,7 @@ from stillroom.server.edge import EdgeRecord, FleetGate, PeerProtocol, tls_conte
 from stillroom.server.store.journal import Journal
 
 T = TypeVar("T")
-RECORD_EVERY_S = 0.5
+RECORD_EVERY_S = 2.0
 """How often ``edge.json`` is refreshed while something changed."""
 
 

@@ -1,0 +1,34 @@
+"""Waiting, and not being interrupted at the wrong moment."""
+
+import signal
+
+import pytest
+
+from stillroom.common.lifetime import patience, signals_deferred
+
+
+@pytest.mark.parametrize(
+    ("waited_s", "pause_s"), [(0, 0.25), (4, 0.25), (10, 0.5), (40, 2.0), (4000, 2.0)]
+)
+def test_patience_grows_with_the_wait_and_is_bounded(waited_s: float, pause_s: float) -> None:
+    """Short waits keep short pauses; long ones cost the server little."""
+    assert patience(waited_s, 0.25) == pytest.approx(pause_s)
+
+
+def test_a_signal_is_held_back_until_the_block_has_ended() -> None:
+    """What the block made is known before the interruption arrives."""
+    made = []
+    with pytest.raises(KeyboardInterrupt), signals_deferred():
+        signal.raise_signal(signal.SIGINT)
+        made.append("process")
+
+    assert made == ["process"]
+
+
+def test_handlers_are_as_they_were_before() -> None:
+    """Deferring changes nothing for later."""
+    before = signal.getsignal(signal.SIGTERM)
+    with signals_deferred():
+        pass
+
+    assert signal.getsignal(signal.SIGTERM) is before
