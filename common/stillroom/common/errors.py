@@ -36,6 +36,10 @@ CODES: dict[str, str] = {
     "STR-204": "Weights or a study file do not have the digest they should have.",
     "STR-205": "The server asked for work outside the study this site accepted.",
     "STR-206": "A site is not registered with this server, or its certificate names another site.",
+    "STR-207": "A signature does not hold, or is not over what it should be.",
+    "STR-208": "This site has not consented to the study, or its consent has expired or was withdrawn.",
+    "STR-209": "The study is not signed by an operator of the consortium this site joined.",
+    "STR-210": "The study has expired.",
     # 3xx: contract
     "STR-300": "A message breaks the protocol.",
     "STR-301": "An update has missing, extra or renamed tensors.",
