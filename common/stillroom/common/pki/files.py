@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from stillroom.common.errors import ConfigError, TrustError
 from stillroom.common.pki.verify import spki_sha256
+from stillroom.common.signing import public_key_from_hex, public_key_hex
 
 
 def write_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
@@ -27,8 +28,16 @@ def write_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
 
 
 def write_signing_key(path: Path, key: ed25519.Ed25519PrivateKey) -> None:
-    """Write an Ed25519 private key; otherwise as ``write_key``."""
+    """Write an Ed25519 private key as ``write_key`` does, and its public half beside it.
+
+    ``signing.key`` gets a ``signing.pub``: whoever only checks signatures, as the runner does,
+    then needs no access to the private key.
+    """
     _write_private(path, key)
+    try:
+        path.with_suffix(".pub").write_text(public_key_hex(key) + "\n", "ascii")
+    except OSError as error:
+        raise _unreadable(path.with_suffix(".pub"), "written") from error
 
 
 def _write_private(path: Path, key: ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey) -> None:
@@ -74,6 +83,19 @@ def load_signing_key(path: Path) -> ed25519.Ed25519PrivateKey:
     if not isinstance(key, ed25519.Ed25519PrivateKey):
         raise _unreadable(path, "used: it does not hold an Ed25519 key")
     return key
+
+
+def load_verifying_key(path: Path) -> ed25519.Ed25519PublicKey:
+    """Read the public half that ``write_signing_key`` wrote beside the private key ``path``.
+
+    Raises:
+        ConfigError: STR-101. Missing, unreadable, or not an Ed25519 public key.
+    """
+    public = path.with_suffix(".pub")
+    try:
+        return public_key_from_hex(public.read_text("ascii").strip())
+    except (OSError, ValueError, TrustError) as error:
+        raise _unreadable(public, "read as a public key") from error
 
 
 def _load_private(path: Path) -> object:
