@@ -220,7 +220,7 @@ def _mapping(body: memoryview) -> Mapping[str, str]:
     return value  # type: ignore[no-any-return]  # just checked
 
 
-def _need(fact: bool) -> None:
+def _need(fact: object) -> None:
     if not fact:
         raise ValueError("an object is not what it should be")
 
