@@ -3,12 +3,14 @@
 import typer
 
 from stillroom.client import service_cli
+from stillroom.client.consent_cli import consent
 from stillroom.client.data_cli import data
 from stillroom.client.ledger_cli import ledger
 from stillroom.client.predict_cli import predict
 from stillroom.common.console import run_cli
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+app.add_typer(consent, name="consent")
 app.add_typer(data, name="data")
 app.add_typer(ledger, name="ledger")
 app.command()(service_cli.courier)

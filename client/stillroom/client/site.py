@@ -1,20 +1,25 @@
 """One hospital's own side of a study: its configuration, its working copies, what it agreed to."""
 
 import logging
+import time
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
 from stillroom.client.config import SiteConfig
+from stillroom.client.consents import ConsentBook, ConsentCheck
 from stillroom.client.intake.catalogue import Catalogue
 from stillroom.client.intake.index import scan
 from stillroom.client.intake.store import CaseStore
 from stillroom.client.intake.working_copy import PrepareReport, prepare
+from stillroom.client.pinning import pinned
 from stillroom.client.recipes.context import RecipeContext, Role
-from stillroom.common.errors import TrustError
 from stillroom.common.messages import Task
+from stillroom.common.pki.files import load_verifying_key
+from stillroom.common.signed_study import SignedStudy, refuse_expired
 from stillroom.common.study import PreparedStudy, Study
 from stillroom.common.tensorfile import weights_digest
+from stillroom.common.update import check_task, outside
 
 log = logging.getLogger(__name__)
 
@@ -26,10 +31,12 @@ class Site:
     Attributes:
         config: site.toml.
         prepared: The one study this site takes part in.
+        consent: Asked before, during and after all work; None only at a site that never enrolled.
     """
 
     config: SiteConfig
     prepared: PreparedStudy
+    consent: ConsentCheck | None = None
     reports: tuple[PrepareReport, ...] = field(default=())
 
     @staticmethod
@@ -39,11 +46,23 @@ class Site:
 
         Raises:
             ConfigError: The configuration cannot be used.
-            TrustError: STR-204, the prepared study is damaged.
+            TrustError: STR-204, the prepared study is damaged; STR-207, STR-209, it is not signed
+                by an operator of the consortium this site joined.
         """
         config = SiteConfig.load(path)
         config.state.mkdir(parents=True, exist_ok=True)
-        return Site(config, PreparedStudy.load(config.study))
+        if config.consortium is None:
+            # Without enrolment there is no certificate either: a trial on one machine.
+            log.warning("site.not_enrolled")
+            return Site(config, PreparedStudy.load(config.study))
+        signed = SignedStudy.load(config.study, pinned(config.consortium).operator_keys)
+        check = ConsentCheck(
+            ConsentBook.below(config.state),
+            signed.prepared.digest,
+            config.site,
+            load_verifying_key(config.signing_key),
+        )
+        return Site(config, signed.prepared, check)
 
     @property
     def study(self) -> Study:
@@ -63,40 +82,32 @@ class Site:
         """Where a stage's predictions on this site's cases are kept for this site's own eyes."""
         return self.config.state / "studies" / self.prepared.digest[:16] / "predictions" / stage
 
-    def accept(self, task: Task) -> None:
-        """Refuse any task outside the study this site accepted.
+    def require_consent(self) -> None:
+        """Refuse to work, or to go on, or to answer.
 
         Raises:
-            TrustError: STR-205 another study's digest, an unknown stage or round, or another
-                kind of weights than that stage has.
+            TrustError: STR-208 without a valid consent, STR-210 after the study's last day.
+        """
+        refuse_expired(self.study.study.expires, time.time())
+        if self.consent is not None:
+            self.consent.require()
+
+    def accept(self, kind: str, task: Task) -> None:
+        """Refuse any task outside the study this site consented to.
+
+        Raises:
+            TrustError: STR-208, STR-210 as ``require_consent`` says; STR-205 another study's
+                digest, stage, round, recipe or weights.
+            ContractError: STR-301 to STR-303, tensors that are not the manifest's.
         """
         if task.study != self.prepared.digest:
-            raise _outside("another study than the one this site accepted")
-        if not task.stage:
-            return
-        names = {stage.name: stage for stage in self.study.stage}
-        stage = names.get(task.stage)
-        if stage is None:
-            raise _outside("a stage that is not in the study")
-        if not 1 <= task.round <= stage.rounds:
-            raise _outside(f"round {task.round} of a stage that has {stage.rounds}")
-        expected = dict(task.teachers)
-        if task.weights is not None:
-            expected[stage.name] = task.weights
-        if set(task.teachers) != set(stage.teachers):
-            raise _outside("other teachers than the stage names")
-        for name, weights in expected.items():
-            self.prepared.stages[name].manifest.check(
-                weights, max_norm=self.study.study.max_update_norm
-            )
+            raise outside("another study than the one this site accepted")
+        self.require_consent()
+        check_task(kind, task, self.prepared)
 
-    def order(self, task: Task) -> RecipeContext:
-        """What a recipe needs to do ``task``.
-
-        Raises:
-            TrustError: STR-205 as ``accept`` says.
-        """
-        self.accept(task)
+    def order(self, kind: str, task: Task) -> RecipeContext:
+        """What a recipe needs to do ``task``; raises as ``accept`` does."""
+        self.accept(kind, task)
         return RecipeContext(
             study=self.study,
             stage=self.study.stage_named(task.stage),
@@ -110,7 +121,12 @@ class Site:
             seed=self.study.study.seed,
             role=self.role,
             keep_pseudo_labels_days=self.config.keep_pseudo_labels_days,
+            should_stop=self._should_stop,
         )
+
+    def _should_stop(self) -> bool:
+        """Asked before every batch: a withdrawal does not wait for the end of a round."""
+        return self.consent is not None and self.consent.should_stop()
 
     def take_in(self) -> None:
         """Scan the data folders and bring the working copies up to date.
@@ -134,11 +150,3 @@ class Site:
             min_slices=self.study.volume.min_slices,
             rules=self.config.rules,
         )
-
-
-def _outside(what: str) -> TrustError:
-    return TrustError(
-        f"The server asked for {what}.",
-        fix="Ask the operator which study is running; this site does nothing else.",
-        code="STR-205",
-    )

@@ -100,6 +100,20 @@ def prepare_command(
     console.print(f"study {prepared.study.study.name}\ndigest {prepared.digest}\nin {out}")
 
 
+@study.command()
+def sign(
+    folder: Annotated[Path, typer.Argument(help="A prepared study.")],
+    key: Annotated[Path, typer.Option(help="Your operator key.", show_default=False)],
+) -> None:
+    """Sign a prepared study; sites take no other. Do it where the operator key is kept."""
+    from stillroom.common.consortium import grouped
+    from stillroom.common.pki.files import load_signing_key
+    from stillroom.common.signed_study import sign_study
+
+    signature = sign_study(folder, load_signing_key(key))
+    console.print(f"study {grouped(signature.study)}\nsigned with key {signature.key_id}")
+
+
 @site.command()
 def register(
     config: Config,
