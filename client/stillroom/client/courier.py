@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 import httpx
 import uvicorn
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Message
 from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.fleet_pb2 import (
@@ -33,35 +33,30 @@ from flwr.proto.fleet_pb2 import (
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
 from flwr.proto.message_pb2 import ObjectTree
 from flwr.proto.node_pb2 import Node
-from flwr.supercore.constant import TaskType
-from flwr.supercore.fab import Fab
-from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 from flwr.supercore.inflatable.inflatable_protobuf_utils import (
     make_confirm_message_received_fn_protobuf,
     make_pull_object_fn_protobuf,
     make_push_object_fn_protobuf,
 )
-from flwr.supercore.inflatable.inflatable_utils import (
-    pull_objects,
-    push_object_contents_from_iterable,
-)
 from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
-from flwr.supercore.object_store import ObjectStore, ObjectStoreFactory
+from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
-from flwr.supercore.run import Run
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.main import create_app
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
-from flwr.supernode.nodestate import NodeState, NodeStateFactory
+from flwr.supernode.nodestate import NodeStateFactory
 
+from stillroom.client.carriage import Carriage, RunEnded, Stopped
+from stillroom.client.gate import Gate
+from stillroom.client.ledger import Ledger
 from stillroom.client.sockets import loopback_listener
-from stillroom.common.errors import ResourceError, TrustError
+from stillroom.common.errors import TrustError
 from stillroom.common.pki.files import check_pair, load_certificate, load_key
+from stillroom.common.study import PreparedStudy
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-EMPTY_FAB = Fab("", b"", {})
 RETRY_FIRST_S, RETRY_MOST_S = 0.2, 10.0
 REQUEST_TIMEOUT_S = 60.0
 
@@ -77,6 +72,8 @@ class CourierSettings:
         private_key: Its key, which is also the Flower node key.
         runtime_port: Loopback port the runner talks to.
         secret: Shared with the runner; without it no task is handed out.
+        study: Folder of the prepared study; the gate lets nothing through outside it.
+        ledger: The file in which everything that leaves is entered first.
         poll_s: Pause between two looks for work.
     """
 
@@ -86,15 +83,9 @@ class CourierSettings:
     private_key: Path
     runtime_port: int
     secret: bytes
+    study: Path
+    ledger: Path
     poll_s: float = 0.5
-
-
-class RunEnded(Exception):  # noqa: N818  # it says what happened, it is no failure of ours
-    """The server says that a message's run is over; the message is dropped."""
-
-
-class Stopped(Exception):  # noqa: N818  # likewise
-    """We were told to stop while waiting for the server."""
 
 
 class Edge:
@@ -255,14 +246,19 @@ def run_courier(settings: CourierSettings, stop: threading.Event) -> None:
 
     Raises:
         TrustError: This site or the server is not who it should be (STR-201, STR-202, STR-203,
-            STR-206).
-        ResourceError: STR-501 when the runtime port is taken.
+            STR-206); the prepared study (STR-204) or the ledger (STR-220) is damaged.
+        ResourceError: STR-501 when the runtime port is taken; STR-507 when another courier has
+            the ledger, STR-503 when its disk fails.
     """
     objects = ObjectStoreFactory()
     states = NodeStateFactory(objectstore_factory=objects)
     state, store = states.state(), objects.store()
+    prepared = PreparedStudy.load(settings.study)
     edge = Edge(settings, stop)
-    with runtime_listener(states, settings):
+    with Ledger(settings.ledger) as ledger, runtime_listener(states, settings):
+        if ledger.torn is not None:
+            log.warning("ledger.torn", extra={"note": f"{ledger.torn.name} holds a torn line"})
+        carriage = Carriage(edge, state, store, Gate(prepared, ledger), stop)
         try:
             edge.activate()
             state.set_node_id(edge.node.node_id)
@@ -270,103 +266,12 @@ def run_courier(settings: CourierSettings, stop: threading.Event) -> None:
             beat = threading.Thread(target=_beat, args=(edge, stop), daemon=True)
             beat.start()
             while not stop.is_set():
-                if not carry_one(edge, state, store, stop):
+                if not carriage.carry_one():
                     stop.wait(settings.poll_s)
         except Stopped:
             log.info("courier.stopped")
         finally:
             edge.close()
-
-
-def carry_one(edge: Edge, state: NodeState, store: ObjectStore, stop: threading.Event) -> bool:
-    """Fetch one message, wait for the runner's reply, send it; False when there was none."""
-    pulled = edge.pull()
-    if pulled is None:
-        return False
-    message, tree = pulled
-    started = time.monotonic()
-    try:
-        _hand_over(edge, state, store, message, tree)
-        reply = _await_reply(state, message, stop)
-        if reply is not None:
-            _send(edge, store, reply, time.monotonic() - started)
-    except RunEnded:
-        log.info("courier.run_ended")
-    return True
-
-
-def _hand_over(
-    edge: Edge, state: NodeState, store: ObjectStore, message: Message, tree: ObjectTree
-) -> None:
-    """Put a message where the runner finds it, with a run that carries no code."""
-    run_id = message.metadata.run_id
-    if state.get_run(run_id) is None:
-        run = Run.create_empty(run_id)
-        run.fab_hash = state.store_fab(EMPTY_FAB)
-        run.series_id = run_id
-        context = Context(
-            run_id=run_id,
-            node_id=edge.node.node_id,
-            node_config={},
-            state=RecordDict(),
-            run_config={},
-        )
-        state.set_run_series_context(run_id, context)
-        state.store_run(run)
-    wanted = store.preregister(run_id, tree)
-    contents = pull_objects(wanted, pull_object_fn=lambda name: edge.pull_object(run_id, name))
-    for name in list(contents):
-        store.put(name, contents.pop(name))
-    state.store_message(message)
-    # The task is what the runner takes; it comes last, so that a runner never finds half a message.
-    state.create_task(
-        task_type=TaskType.CLIENT_APP, run_id=run_id, fab_hash=state.store_fab(EMPTY_FAB)
-    )
-    edge.confirm(run_id, message.metadata.message_id)
-
-
-def _await_reply(state: NodeState, message: Message, stop: threading.Event) -> Message | None:
-    """The runner's reply; None when the message has expired or we are stopping."""
-    expires = message.metadata.created_at + message.metadata.ttl
-    while not stop.is_set() and time.time() < expires:
-        for reply in state.get_messages_legacy(is_reply=True):
-            if reply.metadata.reply_to_message_id == message.metadata.message_id:
-                return reply
-            # A reply to an expired message: nobody waits for it any more.
-            state.delete_messages(message_ids=[reply.metadata.message_id])
-        stop.wait(0.05)
-    return None
-
-
-def _send(edge: Edge, store: ObjectStore, reply: Message, seconds: float) -> None:
-    """Everything of a reply leaves here, and only here."""
-    run_id, tree = reply.metadata.run_id, store.get_object_tree(reply.metadata.message_id)
-    try:
-        wanted, session = edge.push(reply, tree, seconds)
-        push_object_contents_from_iterable(
-            _contents(store, tree, wanted),
-            push_object_fn=lambda name, content: edge.push_object(run_id, session, name, content),
-        )
-    finally:
-        store.delete(reply.metadata.message_id)
-
-
-def _contents(
-    store: ObjectStore, tree: ObjectTree, wanted: set[str]
-) -> Iterator[tuple[str, bytes]]:
-    """Objects of a reply as the runner delivers them, each once."""
-    remaining = set(wanted)
-    for node in iterate_object_tree(tree):
-        if node.object_id not in remaining:
-            continue
-        remaining.discard(node.object_id)
-        while (content := store.get(node.object_id)) == b"":
-            time.sleep(0.02)
-        if content is None:
-            raise ResourceError(
-                "The runner withdrew a part of its reply.", fix="See its log.", code="STR-502"
-            )
-        yield node.object_id, content
 
 
 def _beat(edge: Edge, stop: threading.Event) -> None:

@@ -51,6 +51,11 @@ class Manifest(BaseModel):
         return sum(spec.nbytes for spec in self.tensors)
 
     @property
+    def layout(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Name -> dtype and shape."""
+        return {spec.name: (spec.dtype, spec.shape) for spec in self.tensors}
+
+    @property
     def groups(self) -> tuple[str, ...]:
         """Group names in order of first appearance."""
         return tuple(dict.fromkeys(spec.group for spec in self.tensors))
