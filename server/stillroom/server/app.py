@@ -11,6 +11,7 @@ from flwr.serverapp import Grid, ServerApp
 from stillroom.common.errors import StillroomError
 from stillroom.common.messages import MESSAGE_TYPES, SITE_FAILED, pack_task, read_reply
 from stillroom.common.study import PreparedStudy
+from stillroom.server.consents import RegistryConsents
 from stillroom.server.rounds.outcome import Answer
 from stillroom.server.store.journal import Journal
 from stillroom.server.study_run import Call, StudyRun, require_student, vars_of
@@ -25,7 +26,8 @@ def main(grid: Grid, context: Context) -> None:
     """Run the study named in the run configuration.
 
     Keys: ``study`` (folder of the prepared study), ``run`` (folder for records and weights),
-    ``sites`` (expected names, comma-separated), ``poll-s``, ``connect-s``.
+    ``sites`` (expected names, comma-separated), ``poll-s``, ``connect-s``, ``registry`` (its
+    file; without one, consent is left to the sites alone).
     """
     settings = context.run_config
     study_dir, run_dir = Path(str(settings["study"])), Path(str(settings["run"]))
@@ -40,7 +42,10 @@ def main(grid: Grid, context: Context) -> None:
         # Before there is a run to record; whoever follows the events must not wait for ever.
         journal.event("study.finished", status="failed", error=vars_of(error))
         raise
+    registry = str(settings.get("registry", ""))
     run = StudyRun(prepared, study_dir / "weights", exchange, journal)
+    if registry:
+        run.consents = RegistryConsents(Path(registry), prepared.digest)
     run.notes += [f"{site} did not connect in time." for site in sorted(missing)]
     run.run()
 

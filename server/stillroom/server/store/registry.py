@@ -48,6 +48,15 @@ CREATE TABLE IF NOT EXISTS operators (
     added_at REAL NOT NULL,
     removed_at REAL
 ) STRICT;
+CREATE TABLE IF NOT EXISTS consents (
+    id INTEGER PRIMARY KEY,
+    site TEXT NOT NULL,
+    study TEXT NOT NULL,
+    record BLOB NOT NULL,
+    signed_at INTEGER NOT NULL,
+    received_at REAL NOT NULL
+) STRICT;
+CREATE INDEX IF NOT EXISTS consents_of ON consents (site, study, id);
 """
 
 
