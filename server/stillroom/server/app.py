@@ -11,6 +11,7 @@ from flwr.serverapp import Grid, ServerApp
 from stillroom.common.errors import StillroomError
 from stillroom.common.messages import MESSAGE_TYPES, SITE_FAILED, pack_task, read_reply
 from stillroom.common.study import PreparedStudy
+from stillroom.server.arrivals import UNREADABLE, bound_arrays
 from stillroom.server.consents import RegistryConsents
 from stillroom.server.rounds.outcome import Answer
 from stillroom.server.store.journal import Journal
@@ -58,6 +59,7 @@ class GridExchange:
     """
 
     def __init__(self, grid: Grid, *, poll_s: float) -> None:
+        bound_arrays()
         self._grid = grid
         self._poll_s = poll_s
         self._nodes: dict[str, int] = {}
@@ -107,8 +109,12 @@ class GridExchange:
     def _await(self, message_id: str | None, opened: float, deadline_s: float) -> Answer:
         """One answer, or none at the deadline. Every answer gets at least one look."""
         while message_id is not None:
-            for message in self._grid.pull_messages([message_id]):
-                return _answer(message, time.monotonic() - opened)
+            try:
+                for message in self._grid.pull_messages([message_id]):
+                    return _answer(message, time.monotonic() - opened)
+            except UNREADABLE:
+                # A site's message that Flower cannot even decode is that site's affair.
+                return Answer(None, "STR-300", time.monotonic() - opened)
             if time.monotonic() - opened > deadline_s:
                 break
             time.sleep(self._poll_s)

@@ -13,6 +13,7 @@ from stillroom.common.manifest import Weights
 from stillroom.common.messages import INVENTORY, LABEL, ROUND, STAGE, Task, tensor_bytes
 from stillroom.common.study import PreparedStudy, Stage, Study
 from stillroom.common.tensorfile import read_weights, write_weights
+from stillroom.common.update import check_task
 from stillroom.server.rounds.admission import (
     Inventory,
     admit,
@@ -120,7 +121,7 @@ class StudyRun:
             if site not in self.left
         ]
         for call, answer in self.exchange.ask(calls, deadline_s=self.study.study.quorum.deadline_s):
-            outcome = judge(answer, study=self.study, manifest=None, bytes_down=0)
+            outcome = judge(answer, kind=INVENTORY, stage="", prepared=self.prepared, bytes_down=0)
             if outcome.status == "admitted":
                 self.inventories[call.site] = outcome.metrics
             else:
@@ -206,23 +207,29 @@ class StudyRun:
             study=self.prepared.digest,
             stage=stage.name,
             round=number,
-            weights=self.models.get(stage.name),
+            weights=self.models[stage.name] if exchanges_weights(stage) else None,
             teachers={name: self.models[name] for name in stage.teachers},
         )
-        return (ROUND if exchanges_weights(stage) else LABEL), task
+        kind = ROUND if exchanges_weights(stage) else LABEL
+        # The rules a site holds us to, held here first: nothing but the stage's tensors goes out.
+        check_task(kind, task, self.prepared)
+        return kind, task
 
     def _admit_answer(self, call: Call, answer: Answer, total: GroupAverage | None) -> Outcome:
         """Judge one answer and, when it counts, add it to the sum at once and let it go."""
-        prepared = self.prepared.stages.get(call.task.stage)
-        outcome = judge(
-            answer,
-            study=self.study,
-            manifest=prepared.manifest if prepared and total else None,
-            bytes_down=_task_bytes(call.task),
-        )
+        outcome = self._judge(call, answer)
         if outcome.status == "admitted" and total is not None and answer.reply is not None:
             total.add(answer.reply.weights or {}, outcome.samples)
         return outcome
+
+    def _judge(self, call: Call, answer: Answer) -> Outcome:
+        return judge(
+            answer,
+            kind=call.kind,
+            stage=call.task.stage,
+            prepared=self.prepared,
+            bytes_down=_task_bytes(call.task),
+        )
 
     def _report(self, stage: Stage, number: int, site: str, outcome: Outcome) -> None:
         self.journal.event(
@@ -280,12 +287,11 @@ class StudyRun:
             consents=self._standings(self.inventories),
         )
         task = Task(self.prepared.digest, stage.name, number, weights=self.models[stage.name])
+        check_task(STAGE, task, self.prepared)
         calls = [Call(STAGE, site, task) for site in sites]
         scores: dict[str, Mapping[str, float]] = {}
         for call, answer in self.exchange.ask(calls, deadline_s=self.study.study.quorum.deadline_s):
-            outcome = judge(
-                answer, study=self.study, manifest=None, bytes_down=_task_bytes(call.task)
-            )
+            outcome = self._judge(call, answer)
             if outcome.status == "admitted":
                 scores[call.site] = outcome.metrics
             else:
