@@ -66,13 +66,13 @@ def _stoppable(site: Site, work: Callable[[], RoundResult]) -> RoundResult:
     try:
         return work()
     except ResourceError:
-        site.require_consent()
+        site.agreement.require()
         raise
 
 
 def _reply(site: Site, message: Message, result: RoundResult) -> Message:
     """The last look before numbers leave the runner: consent, whitelist, then small counts."""
-    site.require_consent()
+    site.agreement.require()
     check_metrics(result.metrics, site.study)
     metrics = suppress_small(result.metrics, site.study.study.min_cohort)
     reply = Reply(weights=result.weights, samples=result.samples, metrics=metrics)

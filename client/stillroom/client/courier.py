@@ -46,13 +46,14 @@ from flwr.supernode.main import create_app
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from flwr.supernode.nodestate import NodeStateFactory
 
+from stillroom.client.agreement import Agreement
 from stillroom.client.carriage import Carriage, RunEnded, Stopped
+from stillroom.client.consent_post import ConsentPost
 from stillroom.client.gate import Gate
 from stillroom.client.ledger import Ledger
 from stillroom.client.sockets import loopback_listener
 from stillroom.common.errors import TrustError
 from stillroom.common.pki.files import check_pair, load_certificate, load_key
-from stillroom.common.study import PreparedStudy
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +73,8 @@ class CourierSettings:
         private_key: Its key, which is also the Flower node key.
         runtime_port: Loopback port the runner talks to.
         secret: Shared with the runner; without it no task is handed out.
-        study: Folder of the prepared study; the gate lets nothing through outside it.
+        agreement: The study and this site's consent to it; the gate lets nothing through outside
+            it.
         ledger: The file in which everything that leaves is entered first.
         poll_s: Pause between two looks for work.
     """
@@ -83,7 +85,7 @@ class CourierSettings:
     private_key: Path
     runtime_port: int
     secret: bytes
-    study: Path
+    agreement: Agreement
     ledger: Path
     poll_s: float = 0.5
 
@@ -246,20 +248,23 @@ def run_courier(settings: CourierSettings, stop: threading.Event) -> None:
 
     Raises:
         TrustError: This site or the server is not who it should be (STR-201, STR-202, STR-203,
-            STR-206); the prepared study (STR-204) or the ledger (STR-220) is damaged.
+            STR-206); the ledger (STR-220) is damaged.
         ResourceError: STR-501 when the runtime port is taken; STR-507 when another courier has
             the ledger, STR-503 when its disk fails.
     """
     objects = ObjectStoreFactory()
     states = NodeStateFactory(objectstore_factory=objects)
     state, store = states.state(), objects.store()
-    prepared = PreparedStudy.load(settings.study)
+    agreement = settings.agreement
     edge = Edge(settings, stop)
     with Ledger(settings.ledger) as ledger, runtime_listener(states, settings):
         if ledger.torn is not None:
             log.warning("ledger.torn", extra={"note": f"{ledger.torn.name} holds a torn line"})
-        carriage = Carriage(edge, state, store, Gate(prepared, ledger), stop)
+        carriage = Carriage(
+            edge, state, store, Gate(agreement.prepared, ledger, agreement.require), stop
+        )
         try:
+            _tell_consents(settings, stop)
             edge.activate()
             state.set_node_id(edge.node.node_id)
             log.info("courier.connected")
@@ -272,6 +277,17 @@ def run_courier(settings: CourierSettings, stop: threading.Event) -> None:
             log.info("courier.stopped")
         finally:
             edge.close()
+
+
+def _tell_consents(settings: CourierSettings, stop: threading.Event) -> None:
+    """Before the server knows that this site is here: a study must not open without its yes."""
+    if settings.agreement.consent is None:
+        return
+    post = ConsentPost(
+        settings.agreement.consent.book, settings.server, lambda: _client_context(settings)
+    )
+    post.until(stop)
+    threading.Thread(target=post.keep_telling, args=(stop,), daemon=True).start()
 
 
 def _beat(edge: Edge, stop: threading.Event) -> None:

@@ -16,6 +16,7 @@ FollowParent = Annotated[
 
 def courier(config: Config, follow_parent: FollowParent = False) -> None:
     """Carry messages between the consortium and the runner (network, no patient data)."""
+    from stillroom.client.agreement import Agreement
     from stillroom.client.config import SiteConfig
     from stillroom.client.courier import CourierSettings, run_courier
     from stillroom.client.ledger_cli import NAME
@@ -35,7 +36,7 @@ def courier(config: Config, follow_parent: FollowParent = False) -> None:
             private_key=site.tls.private_key,
             runtime_port=site.runtime_port,
             secret=site.read_secret(),
-            study=site.study,
+            agreement=Agreement.open(site),
             ledger=site.state / NAME,
             poll_s=site.poll_s,
         ),

@@ -1,22 +1,18 @@
 """One hospital's own side of a study: its configuration, its working copies, what it agreed to."""
 
 import logging
-import time
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
+from stillroom.client.agreement import Agreement
 from stillroom.client.config import SiteConfig
-from stillroom.client.consents import ConsentBook, ConsentCheck
 from stillroom.client.intake.catalogue import Catalogue
 from stillroom.client.intake.index import scan
 from stillroom.client.intake.store import CaseStore
 from stillroom.client.intake.working_copy import PrepareReport, prepare
-from stillroom.client.pinning import pinned
 from stillroom.client.recipes.context import RecipeContext, Role
 from stillroom.common.messages import Task
-from stillroom.common.pki.files import load_verifying_key
-from stillroom.common.signed_study import SignedStudy, refuse_expired
 from stillroom.common.study import PreparedStudy, Study
 from stillroom.common.tensorfile import weights_digest
 from stillroom.common.update import check_task, outside
@@ -30,13 +26,12 @@ class Site:
 
     Attributes:
         config: site.toml.
-        prepared: The one study this site takes part in.
-        consent: Asked before, during and after all work; None only at a site that never enrolled.
+        agreement: The one study it takes part in, and its consent to it: asked before, during and
+            after all work.
     """
 
     config: SiteConfig
-    prepared: PreparedStudy
-    consent: ConsentCheck | None = None
+    agreement: Agreement
     reports: tuple[PrepareReport, ...] = field(default=())
 
     @staticmethod
@@ -51,18 +46,12 @@ class Site:
         """
         config = SiteConfig.load(path)
         config.state.mkdir(parents=True, exist_ok=True)
-        if config.consortium is None:
-            # Without enrolment there is no certificate either: a trial on one machine.
-            log.warning("site.not_enrolled")
-            return Site(config, PreparedStudy.load(config.study))
-        signed = SignedStudy.load(config.study, pinned(config.consortium).operator_keys)
-        check = ConsentCheck(
-            ConsentBook.below(config.state),
-            signed.prepared.digest,
-            config.site,
-            load_verifying_key(config.signing_key),
-        )
-        return Site(config, signed.prepared, check)
+        return Site(config, Agreement.open(config))
+
+    @property
+    def prepared(self) -> PreparedStudy:
+        """The one study this site takes part in."""
+        return self.agreement.prepared
 
     @property
     def study(self) -> Study:
@@ -82,27 +71,17 @@ class Site:
         """Where a stage's predictions on this site's cases are kept for this site's own eyes."""
         return self.config.state / "studies" / self.prepared.digest[:16] / "predictions" / stage
 
-    def require_consent(self) -> None:
-        """Refuse to work, or to go on, or to answer.
-
-        Raises:
-            TrustError: STR-208 without a valid consent, STR-210 after the study's last day.
-        """
-        refuse_expired(self.study.study.expires, time.time())
-        if self.consent is not None:
-            self.consent.require()
-
     def accept(self, kind: str, task: Task) -> None:
         """Refuse any task outside the study this site consented to.
 
         Raises:
-            TrustError: STR-208, STR-210 as ``require_consent`` says; STR-205 another study's
+            TrustError: STR-208, STR-210 as ``Agreement.require`` says; STR-205 another study's
                 digest, stage, round, recipe or weights.
             ContractError: STR-301 to STR-303, tensors that are not the manifest's.
         """
         if task.study != self.prepared.digest:
             raise outside("another study than the one this site accepted")
-        self.require_consent()
+        self.agreement.require()
         check_task(kind, task, self.prepared)
 
     def order(self, kind: str, task: Task) -> RecipeContext:
@@ -121,12 +100,8 @@ class Site:
             seed=self.study.study.seed,
             role=self.role,
             keep_pseudo_labels_days=self.config.keep_pseudo_labels_days,
-            should_stop=self._should_stop,
+            should_stop=self.agreement.should_stop,
         )
-
-    def _should_stop(self) -> bool:
-        """Asked before every batch: a withdrawal does not wait for the end of a round."""
-        return self.consent is not None and self.consent.should_stop()
 
     def take_in(self) -> None:
         """Scan the data folders and bring the working copies up to date.

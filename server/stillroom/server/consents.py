@@ -4,11 +4,10 @@ The server believes a consent only when the site's own signing key, as it was en
 it can neither make one nor undo a withdrawal: an older record never replaces a newer one.
 """
 
-import contextlib
-import sqlite3
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, cast
 
 from stillroom.common.consent import (
     Record,
@@ -24,7 +23,9 @@ from stillroom.common.signing import public_key_from_hex
 from stillroom.server.store.registry import ENROLLED, Registry
 
 
-def receive(site: str, body: bytes, registry: Registry, *, now: float | None = None) -> None:
+def receive(
+    site: str, body: bytes, registry: Registry, *, now: float | None = None
+) -> dict[str, Any]:
     """Keep the consent or withdrawal in ``body``, sent by ``site`` over its own connection.
 
     One that the registry holds already, or that is older than what it holds, changes nothing.
@@ -34,6 +35,9 @@ def receive(site: str, body: bytes, registry: Registry, *, now: float | None = N
         body: The request's body.
         registry: Open for writing.
         now: Seconds since the epoch; the clock's when left out.
+
+    Returns:
+        The answer: whether the record is the one that counts now.
 
     Raises:
         ContractError: STR-300, not a record.
@@ -50,7 +54,8 @@ def receive(site: str, body: bytes, registry: Registry, *, now: float | None = N
         )
     check_record(record, public_key_from_hex(known.signing_key))
     with registry.transaction() as db:
-        if supersedes(record, _latest(db, site, record.study)):
+        latest = _latest(registry, site, record.study)
+        if supersedes(record, latest):
             db.execute(
                 "INSERT INTO consents (site, study, record, signed_at, received_at)"
                 " VALUES (?, ?, ?, ?, ?)",
@@ -62,19 +67,19 @@ def receive(site: str, body: bytes, registry: Registry, *, now: float | None = N
                     time.time() if now is None else now,
                 ),
             )
+            latest = record
+    return {"counts": record == latest}
 
 
 def standings(registry: Registry, study: str, *, now: float) -> dict[str, Standing]:
     """Every site of the registry -> what its latest record for ``study`` amounts to."""
     found: dict[str, Standing] = {}
-    with registry.transaction() as db:
-        for entry in registry.sites():
-            if entry.status != ENROLLED or not entry.signing_key:
-                found[entry.name] = "none"
-                continue
+    for entry in registry.sites():
+        found[entry.name] = "none"
+        if entry.status == ENROLLED and entry.signing_key:
             try:
                 found[entry.name] = standing(
-                    _latest(db, entry.name, study),
+                    _latest(registry, entry.name, study),
                     study=study,
                     site=entry.name,
                     key=public_key_from_hex(entry.signing_key),
@@ -94,13 +99,13 @@ class RegistryConsents:
 
     def __call__(self) -> Mapping[str, Standing]:
         """Site -> standing now."""
-        with contextlib.closing(Registry(self._path)) as registry:
+        with Registry(self._path, read_only=True) as registry:
             return standings(registry, self._study, now=time.time())
 
 
-def _latest(db: sqlite3.Connection, site: str, study: str) -> Record | None:
-    row = db.execute(
+def _latest(registry: Registry, site: str, study: str) -> Record | None:
+    rows = registry.query(
         "SELECT record FROM consents WHERE site = ? AND study = ? ORDER BY id DESC LIMIT 1",
         (site, study),
-    ).fetchone()
-    return None if row is None else parse_record(bytes(row[0]))
+    )
+    return parse_record(cast("bytes", rows[0][0])) if rows else None
