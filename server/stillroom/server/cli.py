@@ -13,14 +13,21 @@ from rich.table import Table
 from stillroom.common.console import run_cli
 from stillroom.common.errors import ConfigError, StillroomError
 from stillroom.server.config import ServerConfig
+from stillroom.server.enrolment_cli import init, operator, site
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 study = typer.Typer(no_args_is_help=True, help="Check and prepare study files.")
-site = typer.Typer(no_args_is_help=True, help="Sites this server knows.")
 run = typer.Typer(no_args_is_help=True, help="Launch and watch studies.")
 release = typer.Typer(no_args_is_help=True, help="Publish what a study has learned.")
-for name, group in (("study", study), ("site", site), ("run", run), ("release", release)):
+for name, group in (
+    ("study", study),
+    ("site", site),
+    ("operator", operator),
+    ("run", run),
+    ("release", release),
+):
     app.add_typer(group, name=name)
+app.command()(init)
 
 Config = Annotated[
     Path, typer.Option("--config", "-c", help="The operator's server.toml.", show_default=False)
@@ -42,9 +49,10 @@ def serve(config: Config, follow_parent: FollowParent = False) -> None:
     if follow_parent:
         follow(os.getppid())
     settings = ServerConfig.load(config)
+    door = f"{settings.edge_host}:{settings.enrol_port}" if settings.enrol_port else "closed"
     console.print(
-        f"edge {settings.edge_host}:{settings.edge_port} (mutual TLS 1.3, {'/v1/fleet/'} only), "
-        f"inner {settings.inner_address} (loopback)"
+        f"edge {settings.edge_host}:{settings.edge_port} (mutual TLS 1.3, sites only), "
+        f"enrolment {door}, inner {settings.inner_address} (loopback)"
     )
     serve_superlink(settings)
 
@@ -137,17 +145,6 @@ def register(
     operator = Operator(settings)
     operator.register(identity.name, key)
     console.print(f"{identity.name} registered, certificate {identity.certificate_sha256[:16]}")
-
-
-@site.command("list")
-def list_sites(config: Config) -> None:
-    """Show registered sites and whether they are connected."""
-    from stillroom.server.superlink import Operator
-
-    table = Table("site", "status")
-    for name, status in sorted(Operator(ServerConfig.load(config)).nodes().items()):
-        table.add_row(name, status)
-    console.print(table)
 
 
 @run.command()
