@@ -5,6 +5,7 @@ import typer
 from stillroom.client import service_cli
 from stillroom.client.consent_cli import consent
 from stillroom.client.data_cli import data
+from stillroom.client.enrolment_cli import enrol
 from stillroom.client.ledger_cli import ledger
 from stillroom.client.predict_cli import predict
 from stillroom.common.console import run_cli
@@ -16,6 +17,7 @@ app.add_typer(ledger, name="ledger")
 app.command()(service_cli.courier)
 app.command()(service_cli.runner)
 app.command()(predict)
+app.command()(enrol)
 
 
 def main() -> None:

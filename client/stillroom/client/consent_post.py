@@ -4,6 +4,7 @@ A withdrawal acts here whether or not the server hears of it; telling it saves t
 from waiting, and leaves a signed record on both sides.
 """
 
+import contextlib
 import logging
 import ssl
 import threading
@@ -13,6 +14,8 @@ from dataclasses import dataclass, field
 import httpx
 
 from stillroom.client.consents import ConsentBook
+from stillroom.client.proxy import proxy_refused
+from stillroom.common.errors import ResourceError
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +45,7 @@ class ConsentPost:
         if not news:
             return True
         try:
-            with httpx.Client(verify=self.context(), timeout=TIMEOUT_S, trust_env=False) as client:
+            with httpx.Client(verify=self.context(), timeout=TIMEOUT_S) as client:
                 for record in news:
                     answer = client.post(f"https://{self.server}{PATH}", content=record)
                     if answer.status_code >= 500:
@@ -54,6 +57,10 @@ class ConsentPost:
                         logging.WARNING if refused else logging.INFO,
                         "consent.refused" if refused else "consent.told",
                     )
+        except httpx.ProxyError as error:
+            if str(error).startswith("5"):
+                return False
+            raise proxy_refused(error) from error
         except httpx.TransportError:
             return False
         return True
@@ -66,4 +73,5 @@ class ConsentPost:
     def keep_telling(self, stop: threading.Event) -> None:
         """Look for changes until ``stop``; runs in a thread of its own."""
         while not stop.wait(LOOK_S):
-            self.tell()
+            with contextlib.suppress(ResourceError):
+                self.tell()

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -51,6 +52,8 @@ from stillroom.client.carriage import Carriage, RunEnded, Stopped
 from stillroom.client.consent_post import ConsentPost
 from stillroom.client.gate import Gate
 from stillroom.client.ledger import Ledger
+from stillroom.client.proxy import proxy_refused
+from stillroom.client.renewal import EVERY_S, Renewal
 from stillroom.client.sockets import loopback_listener
 from stillroom.common.errors import TrustError
 from stillroom.common.pki.files import check_pair, load_certificate, load_key
@@ -77,6 +80,7 @@ class CourierSettings:
             it.
         ledger: The file in which everything that leaves is entered first.
         poll_s: Pause between two looks for work.
+        renew_every_s: Pause between two questions for a newer certificate.
     """
 
     server: str
@@ -88,6 +92,7 @@ class CourierSettings:
     agreement: Agreement
     ledger: Path
     poll_s: float = 0.5
+    renew_every_s: float = EVERY_S
 
 
 class Edge:
@@ -99,16 +104,29 @@ class Edge:
         check_pair(load_certificate(settings.certificate), key)
         self._public_key = public_key_to_bytes(key.public_key())
         self._server = settings.server
-        self._client = FleetHttpClient(
-            f"https://{settings.server}",
+        self._settings = settings
+        self._client = self._connect()
+        self._previous: FleetHttpClient | None = None
+        self.node = Node()
+
+    def _connect(self) -> FleetHttpClient:
+        key = load_key(self._settings.private_key)
+        return FleetHttpClient(
+            f"https://{self._server}",
             interceptors=[
                 RuntimeVersionHttpInterceptor(component_name="SuperNode"),
                 NodeAuthHttpInterceptor(key, key.public_key()),
             ],
-            verify=_client_context(settings),
+            verify=_client_context(self._settings),
             timeout=REQUEST_TIMEOUT_S,
         )
-        self.node = Node()
+
+    def reconnect(self) -> None:
+        """Show the present certificate from the next call on; calls under way are not disturbed."""
+        fresh, old = self._connect(), self._previous
+        self._client, self._previous = fresh, self._client
+        if old is not None:
+            old.close()  # of the renewal before; nothing has used it for weeks
 
     def activate(self) -> None:
         """Say that this site is here.
@@ -181,7 +199,22 @@ class Edge:
         if self.node.node_id:
             with contextlib.suppress(httpx.HTTPError):
                 self._client.DeactivateNode(DeactivateNodeRequest(node_id=self.node.node_id))
-        self._client.close()
+        for client in (self._client, self._previous):
+            if client is not None:
+                client.close()
+
+    def _refuse_expired(self) -> None:
+        """Say so when it is our own certificate that keeps us out.
+
+        The server ends the handshake without a word, which looks like a broken line from here.
+        """
+        end = load_certificate(self._settings.certificate).not_valid_after_utc
+        if datetime.now(UTC) > end:
+            raise TrustError(
+                f"This site's certificate expired on {end:%Y-%m-%d}.",
+                fix="Ask the operator for a new invitation and enrol again; check the clock first.",
+                code="STR-201",
+            )
 
     def _call(self, method: Callable[[Any], T], request: Any) -> T:
         """Call until it works; a dropped line or a restarting server is waited out.
@@ -197,6 +230,7 @@ class Edge:
                 failure = _translate(error, self._server)
                 if failure is not None:
                     raise failure from error
+                self._refuse_expired()
                 log.warning("courier.retry", extra={"seconds": pause})
             if self._stop.wait(pause):
                 raise Stopped
@@ -219,6 +253,9 @@ def _translate(error: httpx.HTTPError, server: str) -> Exception | None:
             )
         return error
     text = str(error).lower()
+    if isinstance(error, httpx.ProxyError):
+        # A proxy's 5xx speaks of the line behind it, which may come back by itself.
+        return None if text.startswith("5") else proxy_refused(error)
     if "certificate verify failed" in text or "hostname" in text:
         return TrustError(
             f"{server} did not show a certificate of this consortium's CA.",
@@ -265,6 +302,7 @@ def run_courier(settings: CourierSettings, stop: threading.Event) -> None:
         )
         try:
             _tell_consents(settings, stop)
+            _renew(edge, settings, stop)
             edge.activate()
             state.set_node_id(edge.node.node_id)
             log.info("courier.connected")
@@ -288,6 +326,20 @@ def _tell_consents(settings: CourierSettings, stop: threading.Event) -> None:
     )
     post.until(stop)
     threading.Thread(target=post.keep_telling, args=(stop,), daemon=True).start()
+
+
+def _renew(edge: Edge, settings: CourierSettings, stop: threading.Event) -> None:
+    """Keep this site's certificate young, in a thread of its own."""
+    renewal = Renewal(
+        server=settings.server,
+        ca=settings.ca,
+        certificate=settings.certificate,
+        private_key=settings.private_key,
+        context=lambda: _client_context(settings),
+        renewed=edge.reconnect,
+    )
+    arguments = (stop, settings.renew_every_s)
+    threading.Thread(target=renewal.keep_asking, args=arguments, daemon=True).start()
 
 
 def _beat(edge: Edge, stop: threading.Event) -> None:

@@ -83,6 +83,11 @@ class Consortium:
     raw: bytes
 
     @property
+    def raw_ca_pem(self) -> str:
+        """The CA certificate, PEM."""
+        return self.ca.public_bytes(serialization.Encoding.PEM).decode("ascii")
+
+    @property
     def operator_keys(self) -> dict[str, str]:
         """Key id -> public key in hex, as the check of a study's signature takes it."""
         return {name: operator.public_key_hex for name, operator in self.operators.items()}
