@@ -16,7 +16,7 @@ from stillroom.client.ledger import Entry, Ledger
 from stillroom.client.outgoing import Outgoing, content_reply, error_reply
 from stillroom.common.errors import CODES, ContractError, StillroomError
 from stillroom.common.messages import LABEL, MESSAGE_TYPES, Reply
-from stillroom.common.parcel import Fetch, Parcel, open_parcel
+from stillroom.common.parcel import SMALL, Fetch, Parcel, open_parcel
 from stillroom.common.study import PreparedStudy
 from stillroom.common.tensorfile import header, views
 from stillroom.common.update import (
@@ -179,7 +179,8 @@ def decide(request: Request, reply_id: str, fetch: Fetch, prepared: PreparedStud
         StillroomError: The reply is refused, for the reason in its code.
     """
     manifest = expected_manifest(request.kind, request.stage, prepared)
-    limit = 0 if manifest is None else manifest.nbytes + len(header(manifest.layout))
+    # Twice what is expected: enough to say by its name what is wrong with most that is too large.
+    limit = 0 if manifest is None else 2 * (manifest.nbytes + SMALL)
     parcel = open_parcel(reply_id, fetch, limit=limit)
     _require_answer(parcel, request)
     if parcel.reason is not None:

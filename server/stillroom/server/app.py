@@ -38,6 +38,7 @@ def main(grid: Grid, context: Context) -> None:
     missing = exchange.wait_for(expected, timeout_s=float(settings["connect-s"]), journal=journal)
     try:
         prepared = PreparedStudy.load(study_dir)
+        bound_arrays(prepared.study.study)
         require_student(prepared.study)
     except StillroomError as error:
         # Before there is a run to record; whoever follows the events must not wait for ever.
@@ -59,7 +60,6 @@ class GridExchange:
     """
 
     def __init__(self, grid: Grid, *, poll_s: float) -> None:
-        bound_arrays()
         self._grid = grid
         self._poll_s = poll_s
         self._nodes: dict[str, int] = {}

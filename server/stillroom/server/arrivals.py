@@ -13,7 +13,8 @@ from flwr.supercore.inflatable.inflatable_utils import inflatable_class_registry
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from typing_extensions import override
 
-from stillroom.common.parcel import CHUNK
+from stillroom.common.parcel import CHUNK, SMALL
+from stillroom.common.study import StudySection
 
 UNREADABLE = (
     ValueError,
@@ -29,7 +30,10 @@ UNREADABLE = (
 
 
 class BoundedArray(Array):
-    """An array that is as long as it says it is."""
+    """An array that is as long as it says it is, and no longer than any update of the study."""
+
+    limit = 0
+    """Bytes; set by ``bound_arrays``."""
 
     @classmethod
     @override
@@ -43,7 +47,9 @@ class BoundedArray(Array):
         """
         body = json.loads(bytes(get_object_body(object_content, Array)))
         (size,), chunks = body["shape"], body["arraychunk_ids"]
-        if body["dtype"] != "uint8" or len(chunks) != -(-int(size) // CHUNK):
+        if body["dtype"] != "uint8" or not 0 <= size <= cls.limit:
+            raise ValueError("the array is larger than any update")
+        if len(chunks) != -(-size // CHUNK):
             raise ValueError("the array's length and its chunks disagree")
         array = Array.inflate(object_content, children)
         if len(array.data) != size:
@@ -51,6 +57,7 @@ class BoundedArray(Array):
         return array
 
 
-def bound_arrays() -> None:
+def bound_arrays(study: StudySection) -> None:
     """Have Flower use ``BoundedArray`` in this process from now on."""
+    BoundedArray.limit = int(study.max_update_mib * 2**20) + SMALL
     inflatable_class_registry[Array.__qualname__] = BoundedArray
