@@ -89,7 +89,7 @@ class Door:
 
         Raises:
             TrustError: STR-212 another CA than expected; STR-207 a damaged description.
-            ResourceError: STR-504 not reachable; STR-507 a proxy refused.
+            ResourceError: STR-504 not reachable; STR-506 a proxy refused.
         """
         self._server = server
         unproven = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -14,4 +14,4 @@ def proxy_refused(error: httpx.ProxyError) -> ResourceError:
     else:
         how = "refused to connect to the server"
         fix = "Have the proxy allow CONNECT to the server's name and port, without TLS inspection."
-    return ResourceError(f"The proxy named in HTTPS_PROXY {how}.", fix=fix, code="STR-507")
+    return ResourceError(f"The proxy named in HTTPS_PROXY {how}.", fix=fix, code="STR-506")

@@ -82,7 +82,7 @@ CODES: dict[str, str] = {
     "STR-504": "The server cannot be reached.",
     "STR-505": "The program failed in a way it did not expect; details are in its own log.",
     "STR-507": "Another process is writing this site's ledger.",
-    "STR-507": "The proxy between this machine and the server refused the connection.",
+    "STR-506": "The proxy between this machine and the server refused the connection.",
 }
 
 
