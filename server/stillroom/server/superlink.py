@@ -353,6 +353,7 @@ class Operator:
             "run": str(run.resolve()),
             "poll-s": self._config.poll_s,
             "connect-s": self._config.connect_s,
+            "registry": str(self._config.registry.resolve()) if self._config.registry else "",
         }
         content = _bundle()
         answer = self._client.StartRun(
@@ -407,6 +408,7 @@ run = ""
 sites = ""
 poll-s = 0.2
 connect-s = 600.0
+registry = ""
 """
     files = {"pyproject.toml": project.encode("utf-8"), "LICENSE": b"Apache-2.0\n"}
     content, _ = build_fab_from_files(files)
