@@ -17,4 +17,5 @@ def _load(name: str) -> ModuleType:
     return module
 
 
-_load("smuggling")
+for _name in ("attempts", "forgery", "smuggling"):
+    _load(_name)
