@@ -155,7 +155,7 @@ def _leaves(prepared: PreparedStudy, facts: SiteFacts) -> list[str]:
         size = manifest.nbytes / 1e6
         total += size * stage.rounds
         lines += _item(
-            f"{stage.name}: {len(manifest.tensors)} tensors, {size:.2f} MB a round, "
+            f"{stage.name}: {_tensors(len(manifest.tensors))}, {size:.2f} MB a round, "
             f"{size * stage.rounds:.1f} MB in {stage.rounds} rounds"
         )
     if not lines:
@@ -173,17 +173,22 @@ def _leaves(prepared: PreparedStudy, facts: SiteFacts) -> list[str]:
         *_wrapped("1. Weights of the network, and nothing that was computed beside them:"),
         *lines,
         *_item(f"in all at most {total:.1f} MB, never more than this list"),
-        *_wrapped("2. Numbers from a fixed list, under 1 kB a message, for example:"),
+        *_wrapped("2. Numbers from a fixed list, a few kB a message, for example:"),
         *_item(f"inventory.{label}.cases: how many scans have {label}"),
         *_item("train.loss, train.cases, train.seconds: how learning went, averaged"),
         *_item(f"eval.{label}.{first}.{score}: how well {first} was found, averaged"),
-        *_wrapped(small, indent="   "),
+        *_wrapped(small),
+        *_wrapped("An average over one scan is that scan's own."),
         *_wrapped("3. Error codes such as STR-401, seven letters and digits, without any text."),
         *_wrapped(
             "Everything that leaves, and everything that was refused, is in this hospital's own "
             "ledger."
         ),
     ]
+
+
+def _tensors(number: int) -> str:
+    return "1 tensor" if number == 1 else f"{number} tensors"
 
 
 def _receivers(study: Study, facts: SiteFacts) -> list[str]:
@@ -195,7 +200,8 @@ def _receivers(study: Study, facts: SiteFacts) -> list[str]:
     )
     return _wrapped(
         f"Only {facts.consortium}, at {facts.server}; this hospital calls no other address. "
-        f"The other hospitals receive the average of all, never this hospital's own weights. "
+        f"The other hospitals receive the average of a stage's hospitals; where this hospital is the "
+        f"only one in a stage, that is its own weights. "
         f"{until} A consent runs out by itself after the days you choose (180 unless you say "
         f"otherwise)."
     )
@@ -206,7 +212,7 @@ def _stays() -> list[str]:
         *_item("scans: no voxel, no slice, no thumbnail"),
         *_item("names, dates, identifiers, and every other DICOM tag"),
         *_item("names of files and folders, texts of error messages"),
-        *_item("labels, drawn here or found by a network, and results of single patients"),
+        *_item("labels, drawn here or found by a network"),
         *_wrapped("The consortium's server can send no program here that would be run."),
     ]
 
@@ -223,5 +229,5 @@ def _item(text: str) -> list[str]:
     return textwrap.wrap(text, WIDTH, initial_indent="  - ", subsequent_indent="    ")
 
 
-def _wrapped(text: str, *, indent: str = "") -> list[str]:
-    return textwrap.wrap(text, WIDTH, initial_indent=indent, subsequent_indent=indent)
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH)
