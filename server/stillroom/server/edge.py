@@ -35,6 +35,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from typing_extensions import override
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from stillroom.common.errors import ConfigError
 from stillroom.server.membership import Members, Peer, handshake_cause, read_peer
 from stillroom.server.site_api import PREFIX, SiteApi
 
@@ -170,6 +171,11 @@ class FleetGate:
 
         async def counted_send(message: Message) -> None:
             traffic.bytes_out += len(message.get("body", b""))
+            if message.get("status") == 401:
+                # Flower's own check: an old timestamp, a bad signature, somebody else's node id.
+                self._record.refused["node-authentication"] += 1
+                extra = {"reason": "node-authentication", "site": cast("Peer", peer).site}
+                log.warning("edge.refused", extra=extra)
             await send(message)
 
         if ours and self._site_api is not None:
@@ -204,12 +210,22 @@ def tls_context(
 
     Session tickets are off so that every connection shows its certificate again. Handshakes that
     fail are counted in ``record`` by cause; nobody else would learn of them.
+
+    Raises:
+        ConfigError: STR-101 when a file is not what it should be, or certificate and key differ.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.num_tickets = 0
-    context.load_cert_chain(certificate, key)
-    context.load_verify_locations(ca)
+    try:
+        context.load_cert_chain(certificate, key)
+        context.load_verify_locations(ca)
+    except OSError as error:  # ssl.SSLError is one
+        raise ConfigError(
+            "The server's certificate and key, or the CA's certificate, cannot be used.",
+            fix="Check the three files under [tls] in server.toml.",
+            code="STR-101",
+        ) from error
     context.verify_mode = ssl.CERT_REQUIRED
     if record is not None:
         context.sslobject_class = _counting(record)

@@ -47,7 +47,7 @@ from flwr.superlink.config_loader import SuperLinkLifespanConfig
 from flwr.superlink.main import create_app
 from typing_extensions import override
 
-from stillroom.common.errors import ResourceError
+from stillroom.common.errors import ResourceError, StillroomError
 from stillroom.common.pki.files import check_pair, load_certificate, load_key
 from stillroom.common.pki.verify import flower_public_key
 from stillroom.server.config import ServerConfig
@@ -233,7 +233,7 @@ def _match_nodes(config: ServerConfig, wanted: Mapping[bytes, str]) -> bool:
                 operator.register(name, key)
         for key in known.keys() - wanted.keys():
             operator.unregister(known[key])
-    except httpx.HTTPError:
+    except (httpx.HTTPError, StillroomError):
         log.warning("server.nodes_not_in_step")
         return False
     finally:
