@@ -43,7 +43,7 @@ class Parcel:
         records: Names of the records, in order.
         numbers: Metric records by name.
         settings: Config records by name.
-        files: Bytes of each array record's one file, by name of the record.
+        files: The one file of each array record, in chunks, by name of the record.
         objects: Everything that makes up the content, by object id, children before parents.
         children: Object id -> those of its parts.
     """
@@ -54,7 +54,7 @@ class Parcel:
     records: tuple[str, ...] = ()
     numbers: dict[str, dict[str, Any]] = field(default_factory=dict)
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
-    files: dict[str, bytes] = field(default_factory=dict)
+    files: dict[str, tuple[memoryview, ...]] = field(default_factory=dict)
     objects: dict[str, bytes] = field(default_factory=dict)
     children: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
@@ -165,7 +165,7 @@ class _Opening:
         self._parcel.files[name] = self._array(array)
         self._keep(object_id, content, children)
 
-    def _array(self, object_id: str) -> bytes:
+    def _array(self, object_id: str) -> tuple[memoryview, ...]:
         content = self._small(object_id)
         _, children, body = split(content)
         layout = json.loads(bytes(body))
@@ -189,7 +189,7 @@ class _Opening:
             "arraychunk_ids": numbers,
         }
         _need(content == frame("Array", children, json.dumps(layout).encode()))
-        data = b"".join(
+        data = tuple(
             self._chunk(chunk, min(CHUNK, size - at * CHUNK)) for at, chunk in enumerate(chunks)
         )
         self._keep(object_id, content, children)
