@@ -3,8 +3,7 @@
 One JSON object a line, each with the SHA-256 of the line before it, so that a line changed,
 removed or put in between is found. A line is on the disk before ``append`` returns; the gate sends
 nothing before that. The chain cannot show that lines are missing at its *end*: for that, keep the
-last line's hash elsewhere (``stillroom-client ledger verify`` prints it), or compare with the
-server's record of the rounds, which holds the same digests.
+last line's hash elsewhere (``stillroom-client ledger verify`` prints it).
 """
 
 import fcntl
