@@ -27,7 +27,7 @@ class TensorSpec(BaseModel):
 
     name: str
     shape: tuple[Annotated[int, Field(ge=0)], ...]
-    dtype: str
+    dtype: Annotated[str, Field(pattern=r"^(bool|u?int(8|16|32|64)|float(16|32|64))$")]
     """NumPy name, e.g. ``float32``."""
     group: str
     """Parameter group that is averaged together, e.g. ``encoder`` or ``head.vessels``."""
