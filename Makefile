@@ -56,6 +56,7 @@ docs: $(STAMP) ## Rewrite the generated reference pages
 bench: $(STAMP) ## Speed, as ratios in one run
 	@$(BIN)/python -P tests/bench/bench_intake.py
 	@$(BIN)/python -P tests/bench/bench_predict.py
+	@$(BIN)/python -P tests/bench/bench_gate.py
 
 boundary: $(STAMP) ## Try everything at the boundary: handshakes, smuggling, fuzzing
 	@$(BIN)/python -P tests/boundary/run.py
