@@ -13,7 +13,7 @@ from rich.table import Table
 from stillroom.common.console import run_cli
 from stillroom.common.errors import ConfigError, StillroomError
 from stillroom.server.config import ServerConfig
-from stillroom.server.enrolment_cli import init, operator, site
+from stillroom.server.enrolment_cli import init, operator, renew_certificate, site
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 study = typer.Typer(no_args_is_help=True, help="Check and prepare study files.")
@@ -28,6 +28,7 @@ for name, group in (
 ):
     app.add_typer(group, name=name)
 app.command()(init)
+app.command()(renew_certificate)
 
 Config = Annotated[
     Path, typer.Option("--config", "-c", help="The operator's server.toml.", show_default=False)

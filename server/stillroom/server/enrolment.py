@@ -170,6 +170,8 @@ def renew(
         ConfigError: STR-108, the site is not enrolled.
     """
     site, key = registry.site(name), read_request(question.csr)
+    if site.status != ENROLLED:
+        raise ConfigError(f"{name} is {site.status}.", fix="See `site list`.", code="STR-108")
     if spki_sha256(key) != site.spki_sha256:
         raise TrustError(
             "A certificate is renewed for the enrolled key only.",

@@ -54,6 +54,19 @@ def init(
     )
 
 
+def renew_certificate(
+    config: Config,
+    host: Annotated[list[str], typer.Option(help="A name or address that sites dial; repeatable.")],
+) -> None:
+    """Give the server a new certificate for its present key; acts at its next start."""
+    from stillroom.server.enrolment import Authority, utc_now
+    from stillroom.server.foundation import renew_server_certificate
+
+    settings = ServerConfig.load(config)
+    renew_server_certificate(Authority.load(settings), settings.tls, host, utc_now())
+    console.print("the server has a new certificate; restart it")
+
+
 @site.command()
 def invite(config: Config, name: Name) -> None:
     """Let a hospital ask once, within 72 hours; prints its token, which is shown only now."""

@@ -20,6 +20,8 @@ from stillroom.common.pki.issue import issue_server, make_ca, new_key
 from stillroom.common.pki.names import server_san
 from stillroom.common.signing import key_id, new_signing_key, public_key_from_hex, public_key_hex
 from stillroom.common.tensorfile import write_durably
+from stillroom.server.config import TlsSection
+from stillroom.server.enrolment import Authority
 from stillroom.server.store.registry import OperatorRecord, Registry
 
 CA_DAYS = 3650
@@ -154,11 +156,12 @@ def describe_again(
     write_durably(papers.consortium, make_consortium(name, ca, ca_key, operators, signer, now))
 
 
-def renew_server_certificate(papers: Papers, hosts: Sequence[str], now: datetime) -> None:
+def renew_server_certificate(
+    authority: Authority, tls: TlsSection, hosts: Sequence[str], now: datetime
+) -> None:
     """A new certificate for the server's present key; takes effect at the next start."""
-    ca, ca_key = load_certificate(papers.ca), load_key(papers.ca_key)
-    key = load_key(papers.server_key).public_key()
-    write_certificate(papers.server, issue_server(ca, ca_key, key, hosts, now, days=SERVER_DAYS))
+    ca, ca_key, key = authority.certificate, authority.key, load_key(tls.private_key).public_key()
+    write_certificate(tls.certificate, issue_server(ca, ca_key, key, hosts, now, days=SERVER_DAYS))
 
 
 def _server_toml(ports: Ports) -> str:
