@@ -125,9 +125,14 @@ def test_readers_notice_changes_and_cannot_make_any(tmp_path: Path) -> None:
 
 def test_a_failed_change_leaves_nothing(registry: Registry) -> None:
     """A crash inside a transaction is as if it had not begun."""
-    with pytest.raises(sqlite3.OperationalError), registry.transaction() as db:
-        db.execute("INSERT INTO operators VALUES ('k', 'n', 'p', 0, NULL)")
-        db.execute("DELETE FROM nothing")
+
+    def fail_half_way() -> None:
+        with registry.transaction() as db:
+            db.execute("INSERT INTO operators VALUES ('k', 'n', 'p', 0, NULL)")
+            db.execute("DELETE FROM nothing")
+
+    with pytest.raises(sqlite3.OperationalError):
+        fail_half_way()
     assert registry.operators() == ()
 
 
