@@ -55,6 +55,7 @@ timer.start()
 try:
     edge = Edge(settings, stop)
     edge.activate()
+    edge.reconnect()  # as after a renewal: the next call is made over a new connection
     print("polled", edge.pull())
     edge.close()
 except StillroomError as error:
