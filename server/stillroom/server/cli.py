@@ -155,12 +155,20 @@ def start(
     out: Annotated[Path, typer.Option(help="Folder for records and weights of this run.")],
 ) -> None:
     """Start a prepared study with every registered site."""
+    from stillroom.common.signed_study import SignedStudy
     from stillroom.common.study import PreparedStudy
+    from stillroom.server.enrolment import load_consortium
     from stillroom.server.superlink import Operator
 
     _require_empty(out)
-    digest = PreparedStudy.load(prepared).digest
-    number = Operator(ServerConfig.load(config)).start(prepared, out)
+    settings = ServerConfig.load(config)
+    if settings.consortium is None:
+        digest = PreparedStudy.load(prepared).digest
+    else:
+        # Sites would refuse it one by one; told here, it costs nobody a round.
+        known = load_consortium(settings).operator_keys
+        digest = SignedStudy.load(prepared, known).prepared.digest
+    number = Operator(settings).start(prepared, out)
     console.print(f"run {number} of study {digest[:16]} started; watch it with")
     console.print(f"  stillroom-server run watch {out}")
 
