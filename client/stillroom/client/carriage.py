@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 EMPTY_FAB = Fab("", b"", {})
 LOOK_S = 0.02
 """Pause between two looks at what the runner delivers."""
+DELIVERY_S = 60.0
+"""Longest wait for one object that the runner has announced."""
 
 
 class RunEnded(Exception):  # noqa: N818  # it says what happened, it is no failure of ours
@@ -205,8 +207,12 @@ class Carriage:
 
     def _arriving(self, request: Request, object_id: str) -> bytes:
         """An object of the runner's reply, waited for when it was announced and is on its way."""
+        patience = time.monotonic() + DELIVERY_S
         while (content := self.store.get(object_id)) == b"":
             self._wait(request, LOOK_S)
+            if time.monotonic() > patience:
+                # The runner has gone in the middle of its reply; there will be no end to it.
+                raise Expired
         if content is None:
             raise KeyError("an object was never announced")
         return content
