@@ -15,7 +15,7 @@ export STILLROOM_TEST_DATA := $(abspath ../shared/data)
 endif
 endif
 
-.PHONY: help install demo test check format docs bench constraints clean
+.PHONY: help install demo test check format docs bench boundary constraints clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -56,6 +56,10 @@ docs: $(STAMP) ## Rewrite the generated reference pages
 bench: $(STAMP) ## Speed, as ratios in one run
 	@$(BIN)/python -P tests/bench/bench_intake.py
 	@$(BIN)/python -P tests/bench/bench_predict.py
+	@$(BIN)/python -P tests/bench/bench_gate.py
+
+boundary: $(STAMP) ## Try everything at the boundary: handshakes, smuggling, fuzzing
+	@$(BIN)/python -P tests/boundary/run.py
 
 constraints: $(STAMP) ## Pin what is installed now
 	@{ head -2 constraints.txt; $(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu//'; } > constraints.new

@@ -17,11 +17,15 @@ def test_patience_grows_with_the_wait_and_is_bounded(waited_s: float, pause_s: f
 
 def test_a_signal_is_held_back_until_the_block_has_ended() -> None:
     """What the block made is known before the interruption arrives."""
-    made = []
-    with pytest.raises(KeyboardInterrupt), signals_deferred():
-        signal.raise_signal(signal.SIGINT)
-        made.append("process")
+    made: list[str] = []
 
+    def make() -> None:
+        with signals_deferred():
+            signal.raise_signal(signal.SIGINT)
+            made.append("process")
+
+    with pytest.raises(KeyboardInterrupt):
+        make()
     assert made == ["process"]
 
 

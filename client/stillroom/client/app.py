@@ -1,5 +1,6 @@
 """ClientApp: what a site does for each kind of message. One short function each."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from flwr.clientapp import ClientApp
 from stillroom.client.recipes import evaluation
 from stillroom.client.recipes.registry import RECIPES, RoundResult, inventory
 from stillroom.client.site import Site
+from stillroom.common.errors import ResourceError
 from stillroom.common.messages import INVENTORY, LABEL, ROUND, STAGE, Reply, pack_reply, read_task
 from stillroom.common.metrics import check_metrics, suppress_small
 
@@ -22,7 +24,7 @@ app = ClientApp()
 def count_cases(message: Message, context: Context) -> Message:
     """How many cases of which label this site has, after intake of anything new."""
     site = _site(context)
-    site.accept(read_task(message))
+    site.accept(INVENTORY, read_task(message))
     site.take_in()
     return _reply(site, message, RoundResult(None, {}, inventory(site.store(), site.study)))
 
@@ -31,9 +33,8 @@ def count_cases(message: Message, context: Context) -> Message:
 def train(message: Message, context: Context) -> Message:
     """Learn for one round from the weights sent."""
     site = _site(context)
-    order = site.order(read_task(message))
-    result = RECIPES[order.stage.recipe].run(order)
-    site.check_update(order.stage.name, result.weights, result.samples)
+    order = site.order(ROUND, read_task(message))
+    result = _stoppable(site, lambda: RECIPES[order.stage.recipe].run(order))
     return _reply(site, message, result)
 
 
@@ -41,8 +42,8 @@ def train(message: Message, context: Context) -> Message:
 def label(message: Message, context: Context) -> Message:
     """Apply the teachers sent to local scans; only counts go back."""
     site = _site(context)
-    order = site.order(read_task(message))
-    result = RECIPES[order.stage.recipe].run(order)
+    order = site.order(LABEL, read_task(message))
+    result = _stoppable(site, lambda: RECIPES[order.stage.recipe].run(order))
     return _reply(site, message, replace(result, weights=None, samples={}))
 
 
@@ -50,17 +51,28 @@ def label(message: Message, context: Context) -> Message:
 def evaluate(message: Message, context: Context) -> Message:
     """Score the weights sent on local cases; per-case results stay in this site's state."""
     site = _site(context)
-    order = site.order(read_task(message))
+    order = site.order(STAGE, read_task(message))
     keep = site.predictions_dir(order.stage.name)
-    return _reply(site, message, evaluation.evaluate(order, keep_predictions=keep))
+    result = _stoppable(site, lambda: evaluation.evaluate(order, keep_predictions=keep))
+    return _reply(site, message, result)
 
 
 def _site(context: Context) -> Site:
     return Site.open(Path(str(context.node_config[SITE_CONFIG])))
 
 
+def _stoppable(site: Site, work: Callable[[], RoundResult]) -> RoundResult:
+    """Work that ``should_stop`` may end; a withdrawn consent is then the reason that is told."""
+    try:
+        return work()
+    except ResourceError:
+        site.agreement.require()
+        raise
+
+
 def _reply(site: Site, message: Message, result: RoundResult) -> Message:
-    """The last look before numbers leave the runner: whitelist, then small counts."""
+    """The last look before numbers leave the runner: consent, whitelist, then small counts."""
+    site.agreement.require()
     check_metrics(result.metrics, site.study)
     metrics = suppress_small(result.metrics, site.study.study.min_cohort)
     reply = Reply(weights=result.weights, samples=result.samples, metrics=metrics)

@@ -1,15 +1,21 @@
 """``stillroom-client``: the commands hospital IT runs. Thin: parse, call, print."""
 
 from stillroom.client import service_cli
+from stillroom.client.consent_cli import consent
 from stillroom.client.data_cli import data
+from stillroom.client.enrolment_cli import enrol
+from stillroom.client.ledger_cli import ledger
 from stillroom.client.predict_cli import predict
 from stillroom.common.console import command_group, run_cli
 
 app = command_group(__doc__)
+app.add_typer(consent, name="consent")
 app.add_typer(data, name="data")
+app.add_typer(ledger, name="ledger")
 app.command()(service_cli.courier)
 app.command()(service_cli.runner)
 app.command()(predict)
+app.command()(enrol)
 
 
 def main() -> None:

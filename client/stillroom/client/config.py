@@ -46,7 +46,14 @@ class SiteConfig(Section):
     state: Path
     """Catalogue, working copies, pseudo-labels, predictions. On this site's own disk."""
     study: Path
-    """The prepared study this site takes part in; work for any other is refused."""
+    """The prepared, signed study this site may consent to; work for any other is refused."""
+    consortium: Path | None = None
+    """The consortium's description, pinned at enrolment. When left out, ``consortium.json`` beside
+    site.toml where it exists. With it, nothing runs without an operator's signature under the
+    study and this site's own consent; only a trial without enrolment goes without it."""
+    signing_key: Path = Path("signing.key")
+    """This site's signing key (PEM): signs consents. Made here; never leaves. The runner reads
+    only its public half, ``signing.pub`` beside it."""
     tls: TlsSection
     runtime_port: Port = 9094
     """Loopback port between courier and runner."""
@@ -130,6 +137,8 @@ class SiteConfig(Section):
             "data": tuple(here / folder for folder in self.data),
             "state": here / self.state,
             "study": here / self.study,
+            "consortium": self._pinned(here),
+            "signing_key": here / self.signing_key,
             "runner_secret": here / self.runner_secret,
             "tls": TlsSection(
                 ca=here / self.tls.ca,
@@ -138,3 +147,9 @@ class SiteConfig(Section):
             ),
         }
         return self.model_copy(update=changes)
+
+    def _pinned(self, here: Path) -> Path | None:
+        """A description that is named must be there: a missing one never switches consent off."""
+        if self.consortium is not None:
+            return here / self.consortium
+        return here / "consortium.json" if (here / "consortium.json").exists() else None

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 import httpx
 import uvicorn
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Message
 from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.fleet_pb2 import (
@@ -34,29 +34,28 @@ from flwr.proto.fleet_pb2 import (
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
 from flwr.proto.message_pb2 import ObjectTree
 from flwr.proto.node_pb2 import Node
-from flwr.supercore.constant import TaskType
-from flwr.supercore.fab import Fab
-from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 from flwr.supercore.inflatable.inflatable_protobuf_utils import (
     make_confirm_message_received_fn_protobuf,
     make_pull_object_fn_protobuf,
     make_push_object_fn_protobuf,
 )
-from flwr.supercore.inflatable.inflatable_utils import (
-    pull_objects,
-    push_object_contents_from_iterable,
-)
 from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
-from flwr.supercore.object_store import ObjectStore, ObjectStoreFactory
+from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
-from flwr.supercore.run import Run
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.main import create_app
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
-from flwr.supernode.nodestate import NodeState, NodeStateFactory
+from flwr.supernode.nodestate import NodeStateFactory
 
+from stillroom.client.agreement import Agreement
+from stillroom.client.carriage import Carriage, RunEnded, Stopped
+from stillroom.client.consent_post import ConsentPost
+from stillroom.client.gate import Gate
+from stillroom.client.ledger import Ledger
+from stillroom.client.proxy import proxy_refused
+from stillroom.client.renewal import EVERY_S, Renewal
 from stillroom.client.sockets import loopback_listener
-from stillroom.common.errors import ResourceError, TrustError
+from stillroom.common.errors import TrustError
 from stillroom.common.lifetime import patience
 from stillroom.common.pki.files import check_pair, load_certificate, load_key
 from stillroom.common.pki.verify import verify_site
@@ -64,7 +63,6 @@ from stillroom.common.pki.verify import verify_site
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-EMPTY_FAB = Fab("", b"", {})
 RETRY_FIRST_S, RETRY_MOST_S = 0.2, 10.0
 REQUEST_TIMEOUT_S = 60.0
 
@@ -80,7 +78,11 @@ class CourierSettings:
         private_key: Its key, which is also the Flower node key.
         runtime_port: Loopback port the runner talks to.
         secret: Shared with the runner; without it no task is handed out.
+        agreement: The study and this site's consent to it; the gate lets nothing through outside
+            it.
+        ledger: The file in which everything that leaves is entered first.
         poll_s: Pause between two looks for work.
+        renew_every_s: Pause between two questions for a newer certificate.
     """
 
     server: str
@@ -89,15 +91,10 @@ class CourierSettings:
     private_key: Path
     runtime_port: int
     secret: bytes
+    agreement: Agreement
+    ledger: Path
     poll_s: float = 0.5
-
-
-class RunEnded(Exception):  # noqa: N818  # it says what happened, it is no failure of ours
-    """The server says that a message's run is over; the message is dropped."""
-
-
-class Stopped(Exception):  # noqa: N818  # likewise
-    """We were told to stop while waiting for the server."""
+    renew_every_s: float = EVERY_S
 
 
 class Edge:
@@ -106,22 +103,33 @@ class Edge:
     def __init__(self, settings: CourierSettings, stop: threading.Event) -> None:
         self._stop = stop
         key = load_key(settings.private_key)
-        self._certificate = load_certificate(settings.certificate)
-        self._ca = load_certificate(settings.ca)
-        check_pair(self._certificate, key)
+        self._settings = settings
+        check_pair(load_certificate(settings.certificate), key)
         self._check_certificate()
         self._public_key = public_key_to_bytes(key.public_key())
         self._server = settings.server
-        self._client = FleetHttpClient(
-            f"https://{settings.server}",
+        self._client = self._connect()
+        self._previous: FleetHttpClient | None = None
+        self.node = Node()
+
+    def _connect(self) -> FleetHttpClient:
+        key = load_key(self._settings.private_key)
+        return FleetHttpClient(
+            f"https://{self._server}",
             interceptors=[
                 RuntimeVersionHttpInterceptor(component_name="SuperNode"),
                 NodeAuthHttpInterceptor(key, key.public_key()),
             ],
-            verify=_client_context(settings),
+            verify=_client_context(self._settings),
             timeout=REQUEST_TIMEOUT_S,
         )
-        self.node = Node()
+
+    def reconnect(self) -> None:
+        """Show the present certificate from the next call on; calls under way are not disturbed."""
+        fresh, old = self._connect(), self._previous
+        self._client, self._previous = fresh, self._client
+        if old is not None:
+            old.close()  # of the renewal before; nothing has used it for weeks
 
     def activate(self) -> None:
         """Say that this site is here.
@@ -194,7 +202,22 @@ class Edge:
         if self.node.node_id:
             with contextlib.suppress(httpx.HTTPError):
                 self._client.DeactivateNode(DeactivateNodeRequest(node_id=self.node.node_id))
-        self._client.close()
+        for client in (self._client, self._previous):
+            if client is not None:
+                client.close()
+
+    def _refuse_expired(self) -> None:
+        """Say so when it is our own certificate that keeps us out.
+
+        The server ends the handshake without a word, which looks like a broken line from here.
+        """
+        end = load_certificate(self._settings.certificate).not_valid_after_utc
+        if datetime.now(UTC) > end:
+            raise TrustError(
+                f"This site's certificate expired on {end:%Y-%m-%d}.",
+                fix="Ask the operator for a new invitation and enrol again; check the clock first.",
+                code="STR-201",
+            )
 
     def _check_certificate(self) -> None:
         """Refuse to go on under a certificate that no edge of this consortium would accept.
@@ -202,7 +225,8 @@ class Edge:
         The edge drops such a connection without a word (asyncio sends no TLS alert), which looks
         like a server that is away: what can be known here is said here.
         """
-        verify_site(self._certificate, self._ca, datetime.now(UTC))
+        certificate = load_certificate(self._settings.certificate)  # renewed while we run
+        verify_site(certificate, load_certificate(self._settings.ca), datetime.now(UTC))
 
     def _call(self, method: Callable[[Any], T], request: Any) -> T:
         """Call until it works; a dropped line or a restarting server is waited out.
@@ -218,6 +242,7 @@ class Edge:
                 failure = _translate(error, self._server)
                 if failure is not None:
                     raise failure from error
+                self._refuse_expired()
                 self._check_certificate()
                 log.warning("courier.retry", extra={"seconds": pause})
             if self._stop.wait(pause):
@@ -241,6 +266,9 @@ def _translate(error: httpx.HTTPError, server: str) -> Exception | None:
             )
         return error
     text = str(error).lower()
+    if isinstance(error, httpx.ProxyError):
+        # A proxy's 5xx speaks of the line behind it, which may come back by itself.
+        return None if text.startswith("5") else proxy_refused(error)
     if "certificate verify failed" in text or "hostname" in text:
         return TrustError(
             f"{server} did not show a certificate of this consortium's CA.",
@@ -270,15 +298,24 @@ def run_courier(settings: CourierSettings, stop: threading.Event) -> None:
 
     Raises:
         TrustError: This site or the server is not who it should be (STR-201, STR-202, STR-203,
-            STR-206).
-        ResourceError: STR-501 when the runtime port is taken.
+            STR-206); the ledger (STR-220) is damaged.
+        ResourceError: STR-501 when the runtime port is taken; STR-507 when another courier has
+            the ledger, STR-503 when its disk fails.
     """
     objects = ObjectStoreFactory()
     states = NodeStateFactory(objectstore_factory=objects)
     state, store = states.state(), objects.store()
+    agreement = settings.agreement
     edge = Edge(settings, stop)
-    with runtime_listener(states, settings):
+    with Ledger(settings.ledger) as ledger, runtime_listener(states, settings):
+        if ledger.torn is not None:
+            log.warning("ledger.torn", extra={"note": f"{ledger.torn.name} holds a torn line"})
+        carriage = Carriage(
+            edge, state, store, Gate(agreement.prepared, ledger, agreement.require), stop
+        )
         try:
+            _tell_consents(settings, stop)
+            _renew(edge, settings, stop)
             edge.activate()
             state.set_node_id(edge.node.node_id)
             log.info("courier.connected")
@@ -286,7 +323,7 @@ def run_courier(settings: CourierSettings, stop: threading.Event) -> None:
             beat.start()
             news = time.monotonic()
             while not stop.is_set():
-                if carry_one(edge, state, store, stop):
+                if carriage.carry_one():
                     news = time.monotonic()
                 else:
                     stop.wait(patience(time.monotonic() - news, settings.poll_s))
@@ -296,106 +333,29 @@ def run_courier(settings: CourierSettings, stop: threading.Event) -> None:
             edge.close()
 
 
-def carry_one(edge: Edge, state: NodeState, store: ObjectStore, stop: threading.Event) -> bool:
-    """Fetch one message, wait for the runner's reply, send it; False when there was none."""
-    pulled = edge.pull()
-    if pulled is None:
-        return False
-    message, tree = pulled
-    started = time.monotonic()
-    try:
-        _hand_over(edge, state, store, message, tree)
-        reply = _await_reply(state, message, stop)
-        if reply is not None:
-            _send(edge, store, reply, time.monotonic() - started, stop)
-    except RunEnded:
-        log.info("courier.run_ended")
-    return True
-
-
-def _hand_over(
-    edge: Edge, state: NodeState, store: ObjectStore, message: Message, tree: ObjectTree
-) -> None:
-    """Put a message where the runner finds it, with a run that carries no code."""
-    run_id = message.metadata.run_id
-    if state.get_run(run_id) is None:
-        run = Run.create_empty(run_id)
-        run.fab_hash = state.store_fab(EMPTY_FAB)
-        run.series_id = run_id
-        context = Context(
-            run_id=run_id,
-            node_id=edge.node.node_id,
-            node_config={},
-            state=RecordDict(),
-            run_config={},
-        )
-        state.set_run_series_context(run_id, context)
-        state.store_run(run)
-    wanted = store.preregister(run_id, tree)
-    contents = pull_objects(wanted, pull_object_fn=lambda name: edge.pull_object(run_id, name))
-    for name in list(contents):
-        store.put(name, contents.pop(name))
-    state.store_message(message)
-    # The task is what the runner takes; it comes last, so that a runner never finds half a message.
-    state.create_task(
-        task_type=TaskType.CLIENT_APP, run_id=run_id, fab_hash=state.store_fab(EMPTY_FAB)
+def _tell_consents(settings: CourierSettings, stop: threading.Event) -> None:
+    """Before the server knows that this site is here: a study must not open without its yes."""
+    if settings.agreement.consent is None:
+        return
+    post = ConsentPost(
+        settings.agreement.consent.book, settings.server, lambda: _client_context(settings)
     )
-    edge.confirm(run_id, message.metadata.message_id)
+    post.until(stop)
+    threading.Thread(target=post.keep_telling, args=(stop,), daemon=True).start()
 
 
-def _await_reply(state: NodeState, message: Message, stop: threading.Event) -> Message | None:
-    """The runner's reply; None when the message has expired or we are stopping."""
-    expires = message.metadata.created_at + message.metadata.ttl
-    while not stop.is_set() and time.time() < expires:
-        for reply in state.get_messages_legacy(is_reply=True):
-            if reply.metadata.reply_to_message_id == message.metadata.message_id:
-                return reply
-            # A reply to an expired message: nobody waits for it any more.
-            state.delete_messages(message_ids=[reply.metadata.message_id])
-        stop.wait(0.05)
-    return None
-
-
-def _send(
-    edge: Edge, store: ObjectStore, reply: Message, seconds: float, stop: threading.Event
-) -> None:
-    """Everything of a reply leaves here, and only here."""
-    run_id, tree = reply.metadata.run_id, store.get_object_tree(reply.metadata.message_id)
-    try:
-        wanted, session = edge.push(reply, tree, seconds)
-        push_object_contents_from_iterable(
-            _contents(store, tree, wanted, stop),
-            push_object_fn=lambda name, content: edge.push_object(run_id, session, name, content),
-        )
-    finally:
-        store.delete(reply.metadata.message_id)
-
-
-def _contents(
-    store: ObjectStore, tree: ObjectTree, wanted: set[str], stop: threading.Event
-) -> Iterator[tuple[str, bytes]]:
-    """Objects of a reply as the runner delivers them, each once.
-
-    Raises:
-        Stopped: We were told to stop.
-        RunEnded: The runner has gone in the middle of its reply, which is dropped.
-    """
-    remaining = set(wanted)
-    for node in iterate_object_tree(tree):
-        if node.object_id not in remaining:
-            continue
-        remaining.discard(node.object_id)
-        patience = time.monotonic() + REQUEST_TIMEOUT_S
-        while (content := store.get(node.object_id)) == b"":
-            if stop.wait(0.02):
-                raise Stopped
-            if time.monotonic() > patience:
-                raise RunEnded
-        if content is None:
-            raise ResourceError(
-                "The runner withdrew a part of its reply.", fix="See its log.", code="STR-502"
-            )
-        yield node.object_id, content
+def _renew(edge: Edge, settings: CourierSettings, stop: threading.Event) -> None:
+    """Keep this site's certificate young, in a thread of its own."""
+    renewal = Renewal(
+        server=settings.server,
+        ca=settings.ca,
+        certificate=settings.certificate,
+        private_key=settings.private_key,
+        context=lambda: _client_context(settings),
+        renewed=edge.reconnect,
+    )
+    arguments = (stop, settings.renew_every_s)
+    threading.Thread(target=renewal.keep_asking, args=arguments, daemon=True).start()
 
 
 def _beat(edge: Edge, stop: threading.Event) -> None:

@@ -19,8 +19,10 @@ FollowParent = Annotated[
 
 def courier(config: Config, follow_parent: FollowParent = None) -> None:
     """Carry messages between the consortium and the runner (network, no patient data)."""
+    from stillroom.client.agreement import Agreement
     from stillroom.client.config import SiteConfig
     from stillroom.client.courier import CourierSettings, run_courier
+    from stillroom.client.ledger_cli import NAME
     from stillroom.common.lifetime import follow, stop_on_signals
     from stillroom.common.logs import to_stderr
 
@@ -37,6 +39,8 @@ def courier(config: Config, follow_parent: FollowParent = None) -> None:
             private_key=site.tls.private_key,
             runtime_port=site.runtime_port,
             secret=site.read_secret(),
+            agreement=Agreement.open(site),
+            ledger=site.state / NAME,
             poll_s=site.poll_s,
         ),
         stop,

@@ -1,22 +1,21 @@
 """One hospital's own side of a study: its configuration, its working copies, what it agreed to."""
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
+from stillroom.client.agreement import Agreement
 from stillroom.client.config import SiteConfig
 from stillroom.client.intake.catalogue import Catalogue
 from stillroom.client.intake.index import scan
 from stillroom.client.intake.store import CaseStore
 from stillroom.client.intake.working_copy import PrepareReport, prepare
 from stillroom.client.recipes.context import RecipeContext, Role
-from stillroom.common.errors import ContractError, TrustError
-from stillroom.common.manifest import Weights
 from stillroom.common.messages import Task
 from stillroom.common.study import PreparedStudy, Study
 from stillroom.common.tensorfile import weights_digest
+from stillroom.common.update import check_task, outside
 
 log = logging.getLogger(__name__)
 
@@ -27,11 +26,12 @@ class Site:
 
     Attributes:
         config: site.toml.
-        prepared: The one study this site takes part in.
+        agreement: The one study it takes part in, and its consent to it: asked before, during and
+            after all work.
     """
 
     config: SiteConfig
-    prepared: PreparedStudy
+    agreement: Agreement
     reports: tuple[PrepareReport, ...] = field(default=())
 
     @staticmethod
@@ -41,11 +41,17 @@ class Site:
 
         Raises:
             ConfigError: The configuration cannot be used.
-            TrustError: STR-204, the prepared study is damaged.
+            TrustError: STR-204, the prepared study is damaged; STR-207, STR-209, it is not signed
+                by an operator of the consortium this site joined.
         """
         config = SiteConfig.load(path)
         config.state.mkdir(parents=True, exist_ok=True)
-        return Site(config, PreparedStudy.load(config.study))
+        return Site(config, Agreement.open(config))
+
+    @property
+    def prepared(self) -> PreparedStudy:
+        """The one study this site takes part in."""
+        return self.agreement.prepared
 
     @property
     def study(self) -> Study:
@@ -65,57 +71,22 @@ class Site:
         """Where a stage's predictions on this site's cases are kept for this site's own eyes."""
         return self.config.state / "studies" / self.prepared.digest[:16] / "predictions" / stage
 
-    def accept(self, task: Task) -> None:
-        """Refuse any task outside the study this site accepted.
+    def accept(self, kind: str, task: Task) -> None:
+        """Refuse any task outside the study this site consented to.
 
         Raises:
-            TrustError: STR-205 another study's digest, an unknown stage or round, or another
-                kind of weights than that stage has.
+            TrustError: STR-208, STR-210 as ``Agreement.require`` says; STR-205 another study's
+                digest, stage, round, recipe or weights.
+            ContractError: STR-301 to STR-303, tensors that are not the manifest's.
         """
         if task.study != self.prepared.digest:
-            raise _outside("another study than the one this site accepted")
-        if not task.stage:
-            return
-        names = {stage.name: stage for stage in self.study.stage}
-        stage = names.get(task.stage)
-        if stage is None:
-            raise _outside("a stage that is not in the study")
-        if not 1 <= task.round <= stage.rounds:
-            raise _outside(f"round {task.round} of a stage that has {stage.rounds}")
-        if (task.weights is not None) != (stage.name in self.prepared.stages):
-            raise _outside("weights, or none, where the stage has it the other way")
-        expected = dict(task.teachers)
-        if task.weights is not None:
-            expected[stage.name] = task.weights
-        if set(task.teachers) != set(stage.teachers):
-            raise _outside("other teachers than the stage names")
-        for name, weights in expected.items():
-            self.prepared.stages[name].manifest.check(
-                weights, max_norm=self.study.study.max_update_norm
-            )
+            raise outside("another study than the one this site accepted")
+        self.agreement.require()
+        check_task(kind, task, self.prepared)
 
-    def check_update(self, stage: str, weights: Weights | None, samples: Mapping[str, int]) -> None:
-        """Refuse an update of ours that is not exactly what ``stage`` exchanges.
-
-        Raises:
-            ContractError: STR-301 to STR-303, its tensors; STR-304, its counts.
-        """
-        manifest = self.prepared.stages[stage].manifest
-        manifest.check(weights or {}, max_norm=self.study.study.max_update_norm)
-        if not samples.keys() <= set(manifest.groups):
-            raise ContractError(
-                "The sample counts name groups that the stage does not have.",
-                fix="Check that site and server run the same release.",
-                code="STR-304",
-            )
-
-    def order(self, task: Task) -> RecipeContext:
-        """What a recipe needs to do ``task``.
-
-        Raises:
-            TrustError: STR-205 as ``accept`` says.
-        """
-        self.accept(task)
+    def order(self, kind: str, task: Task) -> RecipeContext:
+        """What a recipe needs to do ``task``; raises as ``accept`` does."""
+        self.accept(kind, task)
         return RecipeContext(
             study=self.study,
             stage=self.study.stage_named(task.stage),
@@ -129,6 +100,7 @@ class Site:
             seed=self.study.study.seed,
             role=self.role,
             keep_pseudo_labels_days=self.config.keep_pseudo_labels_days,
+            should_stop=self.agreement.should_stop,
         )
 
     def take_in(self) -> None:
@@ -153,11 +125,3 @@ class Site:
             min_slices=self.study.volume.min_slices,
             rules=self.config.rules,
         )
-
-
-def _outside(what: str) -> TrustError:
-    return TrustError(
-        f"The server asked for {what}.",
-        fix="Ask the operator which study is running; this site does nothing else.",
-        code="STR-205",
-    )

@@ -28,6 +28,7 @@ CODES: dict[str, str] = {
     "STR-105": "The model exceeds the study's limit for one update.",
     "STR-106": "A patch or window size does not fit the model.",
     "STR-107": "The output folder already holds something else.",
+    "STR-108": "The registry holds no such site or operator, or it is in another state.",
     # 2xx: trust
     "STR-200": "A peer's identity or a payload's integrity is not proven.",
     "STR-201": "A certificate was not issued by this consortium, has expired, or is for another role.",
@@ -36,14 +37,22 @@ CODES: dict[str, str] = {
     "STR-204": "Weights or a study file do not have the digest they should have.",
     "STR-205": "The server asked for work outside the study this site accepted.",
     "STR-206": "A site is not registered with this server, or its certificate names another site.",
+    "STR-207": "A signature does not hold, or is not over what it should be.",
+    "STR-208": "This site has not consented to the study, or its consent has expired or was withdrawn.",
+    "STR-209": "The study is not signed by an operator of the consortium this site joined.",
+    "STR-210": "The study has expired.",
+    "STR-211": "The invitation or request for enrolment was not accepted.",
+    "STR-212": "A fingerprint is not the expected one.",
+    "STR-220": "The site's ledger is damaged.",
     # 3xx: contract
     "STR-300": "A message breaks the protocol.",
     "STR-301": "An update has missing, extra or renamed tensors.",
     "STR-302": "A tensor has another shape or dtype than the manifest says.",
-    "STR-303": "A tensor holds NaN or infinity.",
+    "STR-303": "A tensor holds NaN, infinity, subnormal numbers in mass, or is too large.",
     "STR-304": "A metric or count is not on the whitelist or not a finite number.",
     "STR-305": "No site returned a usable update for this round.",
     "STR-306": "Too few sites answered for the study's quorum.",
+    "STR-307": "A reply is not the answer to the message it says it answers.",
     # 4xx: data
     "STR-400": "A scan or label cannot be used.",
     "STR-401": "No usable case for this stage.",
@@ -72,7 +81,9 @@ CODES: dict[str, str] = {
     "STR-503": "Not enough memory or disk.",
     "STR-504": "The server cannot be reached.",
     "STR-505": "The program failed in a way it did not expect; details are in its own log.",
-    "STR-507": "Somebody stopped the run.",
+    "STR-506": "The proxy between this machine and the server refused the connection.",
+    "STR-507": "Another process is writing this site's ledger.",
+    "STR-508": "Somebody stopped the run.",
 }
 
 

@@ -13,7 +13,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRec
 
 from stillroom.common.errors import CODES, ContractError, StillroomError
 from stillroom.common.manifest import Weights
-from stillroom.common.tensorfile import parse, serialise
+from stillroom.common.tensorfile import serialise, views
 
 INVENTORY = "inventory"
 """``query``: how many cases of which label. Answer: metrics."""
@@ -93,22 +93,27 @@ def read_task(message: Message) -> Task:
     Raises:
         ContractError: STR-300 when it is not one.
     """
-    content = message.content
     try:
-        header = content.config_records["task"]
-        study, stage, number = header["study"], header["stage"], header["round"]
-    except KeyError as error:
+        content = message.content
+        configs, arrays = content.config_records, content.array_records
+        header = dict(configs["task"])
+        study, stage, number = header.pop("study"), header.pop("stage"), header.pop("round")
+    except (KeyError, ValueError) as error:
         raise _broken("The message holds no task.") from error
-    if not (isinstance(study, str) and isinstance(stage, str) and isinstance(number, int)):
+    if header or len(configs) > 1 or content.metric_records:
+        # A path, a setting, a program: whatever it is, a task has no place for it.
+        raise _broken("The message holds more than a task.")
+    if not all(name == _MODEL or name.startswith(_TEACHER) for name in arrays):
+        raise _broken("The message holds more than a task.")
+    if not (isinstance(study, str) and isinstance(stage, str) and type(number) is int):
         raise _broken("The task's header has values of the wrong type.")
-    arrays = content.array_records
     return Task(
         study=study,
         stage=stage,
         round=number,
-        weights=_weights(arrays[_MODEL]) if _MODEL in arrays else None,
+        weights=_copies(arrays[_MODEL]) if _MODEL in arrays else None,
         teachers={
-            name.removeprefix(_TEACHER): _weights(record)
+            name.removeprefix(_TEACHER): _copies(record)
             for name, record in arrays.items()
             if name.startswith(_TEACHER)
         },
@@ -117,10 +122,11 @@ def read_task(message: Message) -> Task:
 
 def pack_reply(reply: Reply) -> RecordDict:
     """``reply`` as the content of a Flower message."""
-    content = RecordDict({"metrics": MetricRecord(dict(reply.metrics))})
+    # Sorted, so that not even an order can say anything.
+    content = RecordDict({"metrics": MetricRecord(dict(sorted(reply.metrics.items())))})
     if reply.weights is not None:
         content[_MODEL] = _arrays(reply.weights)
-        content["samples"] = MetricRecord(dict(reply.samples))
+        content["samples"] = MetricRecord(dict(sorted(reply.samples.items())))
     return content
 
 
@@ -138,6 +144,8 @@ def read_reply(message: Message) -> Reply:
             fix="See that site's own log; it holds the details.",
             code=code,
         )
+    if not message.has_content():
+        raise _broken("The reply is empty.")
     content = message.content
     arrays, numbers = content.array_records, content.metric_records
     if (
@@ -190,15 +198,20 @@ def _arrays(weights: Weights) -> ArrayRecord:
 
 
 def _weights(record: ArrayRecord) -> dict[str, np.ndarray[Any, Any]]:
+    """Read-only views of the tensors a peer sent."""
     if list(record) != [_FILE] or record[_FILE].stype != _FILE:
         raise _broken("The message's weights are not one safetensors file.")
     try:
         # Never through NumPy's own file format: a hostile one takes memory, or ends in errors of
         # every kind, before anything can be checked.
-        return parse(record[_FILE].data)
+        return views(record[_FILE].data)
     except ValueError as error:
-        # The text of the decoder's error may quote the payload.
         raise _broken("The message's weights are not one safetensors file.") from error
+
+
+def _copies(record: ArrayRecord) -> dict[str, np.ndarray[Any, Any]]:
+    """The same, for a recipe to write into."""
+    return {name: value.copy() for name, value in _weights(record).items()}
 
 
 def _broken(what: str) -> ContractError:

@@ -5,6 +5,7 @@ digest of every stage's initial weights and manifest) and named by the SHA-256 o
 """
 
 import tomllib
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -58,6 +59,8 @@ class StudySection(Section):
     """Sites that train nothing and are only evaluated."""
     validation_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """Share of a site's truly labelled cases kept out of training and scored by that site."""
+    expires: date | None = None
+    """Last day (UTC) on which a site works on it, e.g. 2027-06-30; no end when left out."""
 
 
 class Volume(Section):

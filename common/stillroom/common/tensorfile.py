@@ -1,7 +1,10 @@
 """Weights on disk: safetensors files named by the digest of their bytes. NumPy only."""
 
 import hashlib
+import json
+import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,24 @@ from safetensors.numpy import load, save
 
 from stillroom.common.errors import TrustError
 from stillroom.common.manifest import Weights
+
+_DTYPES = {
+    "uint64": "U64",
+    "int64": "I64",
+    "float64": "F64",
+    "float32": "F32",
+    "uint32": "U32",
+    "int32": "I32",
+    "float16": "F16",
+    "uint16": "U16",
+    "int16": "I16",
+    "int8": "I8",
+    "uint8": "U8",
+    "bool": "BOOL",
+}
+"""NumPy name -> safetensors name, in the order in which safetensors writes them."""
+MAX_HEADER = 1 << 20
+"""Bytes of the largest header a peer may send; a model of 1 000 tensors has about 100 KiB."""
 
 
 def write_weights(folder: Path, weights: Weights) -> str:
@@ -72,6 +93,69 @@ def parse(data: bytes) -> dict[str, NDArray[Any]]:
         return dict(load(data))
     except (SafetensorError, KeyError) as error:
         raise ValueError("not a safetensors file") from error
+
+
+def header(layout: Mapping[str, tuple[str, tuple[int, ...]]]) -> bytes:
+    """The one header that ``serialise`` writes for tensors of this layout, length included.
+
+    Args:
+        layout: Name -> (NumPy dtype name, shape).
+
+    Raises:
+        KeyError: A dtype that safetensors files of ours never hold.
+    """
+    rank = {dtype: number for number, dtype in enumerate(_DTYPES)}
+    entries, start = {}, 0
+    for name in sorted(layout, key=lambda item: (rank[layout[item][0]], item.encode())):
+        dtype, shape = layout[name]
+        end = start + math.prod(shape) * np.dtype(dtype).itemsize
+        entries[name] = {
+            "dtype": _DTYPES[dtype],
+            "shape": list(shape),
+            "data_offsets": [start, end],
+        }
+        start = end
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def views(data: bytes) -> dict[str, NDArray[Any]]:
+    """Read-only views of the tensors in a safetensors file, for bytes that a peer sent.
+
+    Stricter than ``parse``: the file must be, to the last byte of its header, what ``serialise``
+    writes. So no second tensor of a name, no gap between tensors, no metadata and no white
+    space can carry anything, and a header is bounded before it is read.
+
+    Raises:
+        ValueError: It is not such a file. The text never quotes the file.
+    """
+    size = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or size > min(MAX_HEADER, len(data) - 8):
+        raise ValueError("the header is not within its bounds")
+    try:
+        layout = _layout(json.loads(data[8 : 8 + size].decode("utf-8")))
+        canonical = header(layout)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ValueError("the header is not one of ours") from error
+    end = 8 + size + sum(math.prod(s) * np.dtype(d).itemsize for d, s in layout.values())
+    if data[: 8 + size] != canonical or end != len(data):
+        raise ValueError("the header is not the one these tensors have")
+    found, at = {}, 8 + size
+    for name, (dtype, shape) in layout.items():
+        count = math.prod(shape)
+        found[name] = np.frombuffer(data, dtype, count, at).reshape(shape)
+        at += count * np.dtype(dtype).itemsize
+    return found
+
+
+def _layout(entries: dict[str, Any]) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Name -> dtype and shape as a header says them, in its order."""
+    names = {short: long for long, short in _DTYPES.items()}
+    layout = {name: (names[e["dtype"]], tuple(e["shape"])) for name, e in entries.items()}
+    if not all(type(n) is int and 0 <= n < 2**40 for _, shape in layout.values() for n in shape):
+        raise ValueError("a size is not a size")
+    return layout
 
 
 def write_durably(path: Path, data: bytes) -> None:

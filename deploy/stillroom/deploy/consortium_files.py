@@ -2,6 +2,7 @@
 
 import hashlib
 import secrets
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,11 +11,27 @@ from typing import Any
 
 import tomli_w
 
-from stillroom.common.pki.files import write_certificate, write_key
-from stillroom.common.pki.issue import issue_server, issue_site, make_ca, new_key
+from stillroom.client.agreement import Agreement
+from stillroom.client.config import SiteConfig
+from stillroom.client.consents import ConsentBook, give_consent
+from stillroom.common.enrolment import key_request
+from stillroom.common.pki.files import (
+    load_certificate,
+    load_key,
+    load_signing_key,
+    write_key,
+    write_signing_key,
+)
+from stillroom.common.pki.issue import new_key
+from stillroom.common.signed_study import sign_study
+from stillroom.common.signing import new_signing_key
+from stillroom.server.consents import receive
+from stillroom.server.enrolment import Authority, enrol_by_file
+from stillroom.server.foundation import Papers, found
+from stillroom.server.store.registry import Registry
 
-CERTIFICATE_DAYS = 2
-"""A rehearsal's certificates are of no use the day after tomorrow."""
+CONSENT_DAYS = 2
+"""A rehearsal's consents are of no use the day after tomorrow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,26 +69,47 @@ class Layout:
         return self.site(name) / "site.toml"
 
 
-def write_pki(layout: Layout, sites: Sequence[str]) -> None:
-    """A CA, a server certificate for loopback, and one certificate per site."""
+def found_consortium(layout: Layout, sites: Sequence[str]) -> None:
+    """What ``stillroom-server init`` makes, and every site enrolled by the path for files.
+
+    Nothing is simulated: the same keys, papers, registry and checks as in the field, without the
+    telephone call.
+    """
     now = datetime.now(UTC)
-    ca, ca_key = make_ca("stillroom rehearsal", CERTIFICATE_DAYS, now)
-    key = new_key()
-    layout.server.mkdir(parents=True)
-    certificate = issue_server(
-        ca, ca_key, key.public_key(), ["127.0.0.1", "localhost"], now=now, days=CERTIFICATE_DAYS
-    )
-    write_key(layout.server / "server.key", key)
-    write_certificate(layout.server / "server.pem", certificate)
-    write_certificate(layout.server / "ca.pem", ca)
+    found(layout.server, "stillroom rehearsal", ["127.0.0.1", "localhost"], now)
+    papers = Papers(layout.server)
+    authority = Authority(load_certificate(papers.ca), load_key(papers.ca_key))
+    with Registry(papers.registry) as registry:
+        for name in sites:
+            folder = layout.site(name)
+            folder.mkdir(parents=True, exist_ok=True)
+            key, signing = new_key(), new_signing_key()
+            issued = enrol_by_file(registry, authority, name, key_request(key, signing), now)
+            write_key(folder / "site.key", key)
+            write_signing_key(folder / "signing.key", signing)
+            (folder / "site.pem").write_text(issued.pem, "ascii")
+            shutil.copyfile(papers.ca, folder / "ca.pem")
+            shutil.copyfile(papers.consortium, folder / "consortium.json")
+
+
+def agree(layout: Layout, sites: Sequence[str]) -> None:
+    """The operator signs the study, and every site consents to it; as the two commands do."""
+    sign_study(layout.study, load_signing_key(Papers(layout.server).operator_key))
     for name in sites:
-        folder = layout.site(name)
-        folder.mkdir(parents=True, exist_ok=True)
-        key = new_key()
-        certificate = issue_site(ca, ca_key, key.public_key(), name, now=now, days=CERTIFICATE_DAYS)
-        write_key(folder / "site.key", key)
-        write_certificate(folder / "site.pem", certificate)
-        write_certificate(folder / "ca.pem", ca)
+        config = SiteConfig.load(layout.site_config(name))
+        digest = Agreement.open(config).prepared.digest
+        key = load_signing_key(config.signing_key)
+        give_consent(
+            ConsentBook.below(config.state), key, study=digest, site=name, days=CONSENT_DAYS
+        )
+
+
+def tell_server(layout: Layout, sites: Sequence[str]) -> None:
+    """What the couriers do at their start, where there is no courier."""
+    with Registry(Papers(layout.server).registry) as registry:
+        for name in sites:
+            for record in ConsentBook.below(SiteConfig.load(layout.site_config(name)).state).all():
+                receive(name, record, registry)
 
 
 def write_server_config(layout: Layout, *, edge_port: int, inner_port: int) -> Path:
@@ -84,7 +122,14 @@ def write_server_config(layout: Layout, *, edge_port: int, inner_port: int) -> P
         "inner_port": inner_port,
         "poll_s": 0.25,
         "connect_s": 120.0,
-        "tls": {"ca": "ca.pem", "certificate": "server.pem", "private_key": "server.key"},
+        "registry": "registry.db",
+        "consortium": "consortium.json",
+        "tls": {
+            "ca": "ca.pem",
+            "ca_key": "ca.key",
+            "certificate": "server.pem",
+            "private_key": "server.key",
+        },
     }
     path.write_text(tomli_w.dumps(config), "utf-8")
     return path
@@ -120,6 +165,8 @@ def write_site_config(
         "state": "state",
         "study": str(layout.study.resolve()),
         "runtime_port": runtime_port,
+        "consortium": "consortium.json",
+        "signing_key": "signing.key",
         "runner_secret": "runner.secret",
         "device": "auto",
         "threads": threads,

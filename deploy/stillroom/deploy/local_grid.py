@@ -113,10 +113,17 @@ class LocalGrid(Grid):
         return self.pull_messages(self.push_messages(messages))
 
 
-def run_in_process(
-    study: Path, run: Path, sites: Mapping[str, Path], *, stop: threading.Event
+def run_in_process(  # a study, where it is recorded, who takes part, who consented, when to stop
+    study: Path,
+    run: Path,
+    sites: Mapping[str, Path],
+    *,
+    registry: Path | None = None,
+    stop: threading.Event,
 ) -> None:
     """Run a prepared study over ``sites`` (name -> site.toml), recording into folder ``run``.
+
+    With a ``registry``, sites without consent in it are left out.
 
     Raises:
         StillroomError: As the study run does.
@@ -133,6 +140,7 @@ def run_in_process(
             "sites": ",".join(sorted(sites)),
             "poll-s": 0.01,
             "connect-s": 0.0,
+            "registry": "" if registry is None else str(registry),
         },
     )
     server_app(grid, context)

@@ -21,11 +21,12 @@ from typing import Any
 
 from stillroom.common.errors import ConfigError, ResourceError
 from stillroom.common.nn.prepare import prepare_study
-from stillroom.common.pki.files import load_certificate
 from stillroom.common.study import Study
 from stillroom.deploy.consortium_files import (
     Layout,
-    write_pki,
+    agree,
+    found_consortium,
+    tell_server,
     write_server_config,
     write_site_config,
 )
@@ -37,6 +38,9 @@ from stillroom.server.store.journal import read_events
 
 RUN_CHECK_S = 5.0
 """How often Flower is asked whether the run still lives."""
+
+REGISTER_S = 20.0
+"""Between an enrolment in the registry and Flower's knowing of it; half a second is usual."""
 
 Watch = Callable[[dict[str, Any]], None]
 """Told every event of the run as it happens."""
@@ -106,8 +110,12 @@ def rehearse(plan: Plan, watch: Watch, *, progress: Callable[[int, int], None]) 
     study = with_held_out(plan.study, [site_specs(plan)[-1].name])
     prepare_study(study, layout.study)
     hospitals = make_hospitals(plan, layout, progress)
+    names = [hospital.name for hospital in hospitals]
+    found_consortium(layout, names)
     if plan.in_process:
         _write_sites(plan, layout, hospitals, server_port=9, threads=os.cpu_count() or 1)
+        agree(layout, names)
+        tell_server(layout, names)
         edge = None
         _run_in_process(layout, hospitals, watch)
     else:
@@ -129,9 +137,9 @@ def _run_processes(
     names = [hospital.name for hospital in hospitals]
     inner, edge, *runtimes = free_ports(2 + len(names))
     edge = plan.edge_port or edge
-    write_pki(layout, names)
     server_toml = write_server_config(layout, edge_port=edge, inner_port=inner)
     _write_sites(plan, layout, hospitals, server_port=edge, threads=1, runtime_ports=runtimes)
+    agree(layout, names)
     processes = Processes(layout.logs)
     env = {"FLWR_HOME": str(layout.server / "flower-home"), "OMP_NUM_THREADS": "1"}
     server, client = "stillroom.server.cli", "stillroom.client.cli"
@@ -163,25 +171,24 @@ def _run_processes(
 
 
 def _start_run(layout: Layout, server_toml: Path, names: list[str]) -> Callable[[], None]:
-    """Register every site by its certificate's key, then start the run that waits for them.
+    """Wait until Flower knows every enrolled site's key, then start the run that waits for them.
 
     Returns:
         A check that refuses to go on once Flower says the run has ended although nothing was
         recorded: a ServerApp that was killed records nothing.
     """
-    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415
-
     from stillroom.server.superlink import Operator  # noqa: PLC0415  # pulls in all of Flower
 
     operator = Operator(ServerConfig.load(server_toml))
-    for name in names:
-        key = load_certificate(layout.site(name) / "site.pem").public_key()
-        operator.register(
-            name,
-            key.public_bytes(
-                serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-            ),
-        )
+    deadline = time.monotonic() + REGISTER_S
+    while not set(names) <= operator.nodes().keys():
+        if time.monotonic() > deadline:
+            raise ResourceError(
+                "The server did not let every enrolled site in.",
+                fix=f"Read {layout.logs / 'server.log'}.",
+                code="STR-502",
+            )
+        time.sleep(0.05)
     number = operator.start(layout.study, layout.run)
     looked = time.monotonic()
 
@@ -222,10 +229,11 @@ def _run_in_process(layout: Layout, hospitals: tuple[Hospital, ...], watch: Watc
 
     stop, failures = threading.Event(), list[BaseException]()
     sites = {hospital.name: layout.site_config(hospital.name) for hospital in hospitals}
+    registry = layout.server / "registry.db"
 
     def work() -> None:
         try:
-            run_in_process(layout.study, layout.run, sites, stop=stop)
+            run_in_process(layout.study, layout.run, sites, registry=registry, stop=stop)
         except BaseException as error:  # noqa: BLE001  # carried to the thread that waits
             failures.append(error)
 

@@ -47,6 +47,7 @@ def write_summary(layout: Layout, outcome: Outcome) -> dict[str, Any]:
             for hospital in outcome.hospitals
         ],
         "refused_connections": outcome.edge["refused"] if outcome.edge else {},
+        "consents": result.get("consents"),
         **{key: result[key] for key in ("stages", "metrics", "teachers", "student", "models")},
         "notes": result["notes"],
     }

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from flwr.app import Context, Message
 from flwr.serverapp import Grid, ServerApp
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from stillroom.common.errors import StillroomError
 from stillroom.common.lifetime import patience
 from stillroom.common.messages import MESSAGE_TYPES, SITE_FAILED, pack_task, read_reply
 from stillroom.common.study import PreparedStudy
+from stillroom.server.arrivals import UNREADABLE, bound_arrays
+from stillroom.server.consents import RegistryConsents
 from stillroom.server.rounds.outcome import Answer
 from stillroom.server.store.journal import Journal
 from stillroom.server.study_run import Call, StudyRun, require_student, vars_of
@@ -21,25 +22,14 @@ log = logging.getLogger(__name__)
 
 app = ServerApp()
 
-UNDECODABLE = (
-    AttributeError,
-    DecodeError,
-    KeyError,
-    IndexError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
-"""What Flower raises while it rebuilds a reply whose bytes make no sense. One site sent them; they
-must not end the study of all. Trouble of the server's own is of other kinds and goes through."""
-
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the study named in the run configuration.
 
     Keys: ``study`` (folder of the prepared study), ``run`` (folder for records and weights),
-    ``sites`` (expected names, comma-separated), ``poll-s``, ``connect-s``.
+    ``sites`` (expected names, comma-separated), ``poll-s``, ``connect-s``, ``registry`` (its
+    file; without one, consent is left to the sites alone).
     """
     settings = context.run_config
     study_dir, run_dir = Path(str(settings["study"])), Path(str(settings["run"]))
@@ -49,12 +39,16 @@ def main(grid: Grid, context: Context) -> None:
     missing = exchange.wait_for(expected, timeout_s=float(settings["connect-s"]), journal=journal)
     try:
         prepared = PreparedStudy.load(study_dir)
+        bound_arrays(prepared.study.study)
         require_student(prepared.study)
     except StillroomError as error:
         # Before there is a run to record; whoever follows the events must not wait for ever.
         journal.event("study.finished", status="failed", error=vars_of(error))
         raise
+    registry = str(settings.get("registry", ""))
     run = StudyRun(prepared, study_dir / "weights", exchange, journal)
+    if registry:
+        run.consents = RegistryConsents(Path(registry), prepared.digest)
     run.notes += [f"{site} did not connect in time." for site in sorted(missing)]
     run.run()
 
@@ -120,7 +114,8 @@ class GridExchange:
             try:
                 for message in self._grid.pull_messages([message_id]):
                     return _answer(message, time.monotonic() - opened)
-            except UNDECODABLE:
+            except UNREADABLE:
+                # A site's message that Flower cannot even decode is that site's affair.
                 log.exception("server.undecodable_reply")
                 return Answer(None, "STR-300", time.monotonic() - opened)
             if time.monotonic() - opened > deadline_s:

@@ -12,14 +12,22 @@ from rich.table import Table
 from stillroom.common.console import command_group, run_cli
 from stillroom.common.errors import ConfigError, StillroomError
 from stillroom.server.config import ServerConfig
+from stillroom.server.enrolment_cli import init, operator, renew_certificate, site
 
 app = command_group(__doc__)
 study = command_group("Check and prepare study files.")
-site = command_group("Sites this server knows.")
 run = command_group("Launch and watch studies.")
 release = command_group("Publish what a study has learned.")
-for name, group in (("study", study), ("site", site), ("run", run), ("release", release)):
+for name, group in (
+    ("study", study),
+    ("site", site),
+    ("operator", operator),
+    ("run", run),
+    ("release", release),
+):
     app.add_typer(group, name=name)
+app.command()(init)
+app.command()(renew_certificate)
 
 Config = Annotated[
     Path, typer.Option("--config", "-c", help="The operator's server.toml.", show_default=False)
@@ -44,9 +52,10 @@ def serve(config: Config, follow_parent: FollowParent = None) -> None:
     if follow_parent is not None:
         follow(follow_parent)
     settings = ServerConfig.load(config)
+    door = f"{settings.edge_host}:{settings.enrol_port}" if settings.enrol_port else "closed"
     console.print(
-        f"edge {settings.edge_host}:{settings.edge_port} (mutual TLS 1.3, {'/v1/fleet/'} only), "
-        f"inner {settings.inner_address} (loopback)"
+        f"edge {settings.edge_host}:{settings.edge_port} (mutual TLS 1.3, sites only), "
+        f"enrolment {door}, inner {settings.inner_address} (loopback)"
     )
     serve_superlink(settings)
 
@@ -102,6 +111,20 @@ def prepare_command(
     console.print(f"study {prepared.study.study.name}\ndigest {prepared.digest}\nin {out}")
 
 
+@study.command()
+def sign(
+    folder: Annotated[Path, typer.Argument(help="A prepared study.")],
+    key: Annotated[Path, typer.Option(help="Your operator key.", show_default=False)],
+) -> None:
+    """Sign a prepared study; sites take no other. Do it where the operator key is kept."""
+    from stillroom.common.consortium import grouped
+    from stillroom.common.pki.files import load_signing_key
+    from stillroom.common.signed_study import sign_study
+
+    signature = sign_study(folder, load_signing_key(key))
+    console.print(f"study {grouped(signature.study)}\nsigned with key {signature.key_id}")
+
+
 @site.command()
 def register(
     config: Config,
@@ -127,17 +150,6 @@ def register(
     console.print(f"{identity.name} registered, certificate {identity.certificate_sha256[:16]}")
 
 
-@site.command("list")
-def list_sites(config: Config) -> None:
-    """Show registered sites and whether they are connected."""
-    from stillroom.server.superlink import Operator
-
-    table = Table("site", "status")
-    for name, status in sorted(Operator(ServerConfig.load(config)).nodes().items()):
-        table.add_row(name, status)
-    console.print(table)
-
-
 @run.command()
 def start(
     config: Config,
@@ -145,12 +157,20 @@ def start(
     out: Annotated[Path, typer.Option(help="Folder for records and weights of this run.")],
 ) -> None:
     """Start a prepared study with every registered site."""
+    from stillroom.common.signed_study import SignedStudy
     from stillroom.common.study import PreparedStudy
+    from stillroom.server.enrolment import load_consortium
     from stillroom.server.superlink import Operator
 
     _require_empty(out)
-    digest = PreparedStudy.load(prepared).digest
-    number = Operator(ServerConfig.load(config)).start(prepared, out)
+    settings = ServerConfig.load(config)
+    if settings.consortium is None:
+        digest = PreparedStudy.load(prepared).digest
+    else:
+        # Sites would refuse it one by one; told here, it costs nobody a round.
+        known = load_consortium(settings).operator_keys
+        digest = SignedStudy.load(prepared, known).prepared.digest
+    number = Operator(settings).start(prepared, out)
     console.print(f"run {number} of study {digest[:16]} started; watch it with")
     console.print(f"  stillroom-server run watch {out}")
 

@@ -26,6 +26,8 @@ class TlsSection(Section):
     """The server's certificate (PEM), with every name or address sites dial in its SAN."""
     private_key: FilePath
     """Its key (PEM), readable by the service user alone."""
+    ca_key: FilePath | None = None
+    """The CA's key (PEM, 0600): certifies sites when they enrol and renew. Absent: nobody can."""
 
 
 class ServerConfig(Section):
@@ -36,6 +38,12 @@ class ServerConfig(Section):
     edge_host: str = "0.0.0.0"  # noqa: S104  # the edge is the one listener meant for other machines
     """Address of the listener that hospitals reach: mutual TLS 1.3, ``/v1/fleet/`` only."""
     edge_port: Port = 443
+    enrol_port: Port | None = None
+    """Listener for hospitals that have no certificate yet: TLS 1.3, a one-time token. Absent: closed."""
+    registry: Path | None = None
+    """Enrolled sites (made by ``init``): only they get in. Absent: every certificate of the CA does."""
+    consortium: Path | None = None
+    """The consortium's signed description, handed to sites that enrol (made by ``init``)."""
     inner_port: Port = 8000
     """Loopback listener for Control and Runtime. Never reachable from another machine."""
     poll_s: Annotated[float, Field(gt=0, le=10)] = 0.2
@@ -75,8 +83,9 @@ class ServerConfig(Section):
                 code="STR-101",
             ) from error
         here = path.resolve().parent
-        if isinstance(raw.get("state"), str):
-            raw["state"] = here / raw["state"]
+        for key in ("state", "registry", "consortium"):
+            if isinstance(raw.get(key), str):
+                raw[key] = here / raw[key]
         if isinstance(raw.get("tls"), dict):
             raw["tls"] = {
                 key: here / value if isinstance(value, str) else value

@@ -1,14 +1,19 @@
 """The edge: the one listener hospitals reach, and who may call what behind it.
 
-Three locks, in this order:
+Four locks, in this order:
 
 1. TLS 1.3 with a client certificate issued by the consortium's CA; anything else ends in the
    handshake, before a byte of HTTP is read.
-2. ``/v1/fleet/`` only: Flower serves its Control and Runtime APIs on the same application, and
-   those have no authorisation of their own.
-3. On every request the public key of the certificate must be the Flower node key in the header.
+2. On every request the certificate must be that of a site that is enrolled now (``membership``);
+   connections of a site that was revoked are cut.
+3. ``/v1/fleet/`` only, and our own ``/v1/stillroom/``: Flower serves its Control and Runtime APIs on
+   the same application, and those have no authorisation of their own.
+4. On every request the public key of the certificate must be the Flower node key in the header.
    Flower proves possession of that key and that it owns the node id, so one site cannot speak as
    another even with a stolen certificate or a stolen node key alone.
+
+Flower signs only a timestamp, so a captured Fleet header could be sent again for five minutes; it
+is of no use without the certificate's key, because of lock 4.
 
 A refusal is 401: Flower's retry code takes 403 for "run not running" and would go on.
 """
@@ -20,40 +25,23 @@ import logging
 import ssl
 import time
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from typing_extensions import override
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from stillroom.common.errors import ConfigError, StillroomError
-from stillroom.common.pki.names import site_name
+from stillroom.common.errors import ConfigError
+from stillroom.server.membership import Members, Peer, handshake_cause, read_peer
+from stillroom.server.site_api import PREFIX, SiteApi
 
 log = logging.getLogger(__name__)
 
 FLEET = "/v1/fleet/"
-
-
-@dataclass(frozen=True, slots=True)
-class Peer:
-    """Who is at the other end of a connection, as TLS proved it.
-
-    Attributes:
-        site: Name in the certificate; None when it names none.
-        certificate_sha256: Fingerprint, lower-case hex.
-        public_key: PEM SubjectPublicKeyInfo, the form Flower puts into its header.
-        tls_version: As negotiated, e.g. ``TLSv1.3``.
-    """
-
-    site: str | None
-    certificate_sha256: str
-    public_key: bytes
-    tls_version: str
 
 
 @dataclass(slots=True)
@@ -75,12 +63,14 @@ class EdgeRecord:
 
     sites: dict[str, Traffic] = field(default_factory=dict)
     refused: Counter[str] = field(default_factory=Counter)
+    handshakes_refused: Counter[str] = field(default_factory=Counter)
 
     def as_json(self) -> dict[str, Any]:
         """For ``edge.json``."""
         return {
             "sites": {name: asdict(traffic) for name, traffic in sorted(self.sites.items())},
             "refused": dict(sorted(self.refused.items())),
+            "handshakes_refused": dict(sorted(self.handshakes_refused.items())),
         }
 
     def seen(self, peer: Peer, now: float) -> Traffic:
@@ -115,19 +105,7 @@ def peer_of(tls: ssl.SSLObject) -> Peer | None:
     der = tls.getpeercert(binary_form=True)
     if not der:
         return None
-    certificate = x509.load_der_x509_certificate(der)
-    try:
-        site: str | None = site_name(certificate)
-    except StillroomError:
-        site = None
-    return Peer(
-        site=site,
-        certificate_sha256=certificate.fingerprint(hashes.SHA256()).hex(),
-        public_key=certificate.public_key().public_bytes(
-            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-        ),
-        tls_version=tls.version() or "unknown",
-    )
+    return read_peer(der, tls.version() or "unknown")
 
 
 def refusal(path: str, header: bytes | None, peer: Peer | None) -> str | None:
@@ -148,9 +126,25 @@ def refusal(path: str, header: bytes | None, peer: Peer | None) -> str | None:
 class FleetGate:
     """ASGI application that lets hospitals reach the Fleet API, each only as itself."""
 
-    def __init__(self, app: ASGIApp, record: EdgeRecord) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        record: EdgeRecord,
+        members: Members | None = None,
+        site_api: SiteApi | None = None,
+    ) -> None:
+        """Stand before ``app``.
+
+        Args:
+            app: Flower's application.
+            record: Where requests and refusals are counted.
+            members: Who is enrolled; None leaves that to TLS.
+            site_api: Answers ``/v1/stillroom/``; None refuses it like any other path.
+        """
         self._app = app
         self._record = record
+        self._members = members
+        self._site_api = site_api
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -159,7 +153,10 @@ class FleetGate:
         peer = cast("Peer | None", scope["state"].get("peer"))
         name = FLEET_HTTP_PUBLIC_KEY_HEADER.encode("ascii")
         header = next((value for key, value in scope["headers"] if key == name), None)
-        why = refusal(scope["path"], header, peer)
+        why = self._members.refusal(peer) if self._members else None
+        ours = self._site_api is not None and scope["path"].startswith(PREFIX)
+        if why is None and not (ours and peer is not None and peer.site is not None):
+            why = refusal(scope["path"], header, peer)
         if why is not None:
             self._record.refused[why] += 1
             log.warning("edge.refused", extra={"reason": why, "site": peer and peer.site})
@@ -174,8 +171,16 @@ class FleetGate:
 
         async def counted_send(message: Message) -> None:
             traffic.bytes_out += len(message.get("body", b""))
+            if message.get("status") == 401:
+                # Flower's own check: an old timestamp, a bad signature, somebody else's node id.
+                self._record.refused["node-authentication"] += 1
+                extra = {"reason": "node-authentication", "site": cast("Peer", peer).site}
+                log.warning("edge.refused", extra=extra)
             await send(message)
 
+        if ours and self._site_api is not None:
+            await self._site_api(scope, counted_receive, counted_send, str(cast("Peer", peer).site))
+            return
         await self._app(scope, counted_receive, counted_send)
 
 
@@ -185,10 +190,26 @@ async def _answer(send: Send, status: int, text: str) -> None:
     await send({"type": "http.response.body", "body": text.encode("ascii")})
 
 
-def tls_context(ca: Path, certificate: Path, key: Path) -> ssl.SSLContext:
+def cut(connections: Iterable[asyncio.Protocol], members: Members, record: EdgeRecord) -> None:
+    """End every connection whose site has been revoked, or whose certificate has expired, since."""
+    for connection in connections:
+        if not isinstance(connection, PeerProtocol):
+            continue
+        peer = cast("Peer | None", connection.app_state.get("peer"))
+        why = members.refusal(peer)
+        if why in {"revoked", "not-enrolled", "other-key", "expired"}:
+            record.refused[f"cut-{why}"] += 1
+            log.warning("edge.cut", extra={"reason": why, "site": peer and peer.site})
+            connection.transport.abort()
+
+
+def tls_context(
+    ca: Path, certificate: Path, key: Path, record: EdgeRecord | None = None
+) -> ssl.SSLContext:
     """Server context: TLS 1.3 only, client certificate demanded, nothing resumed.
 
-    Session tickets are off so that every connection shows its certificate again.
+    Session tickets are off so that every connection shows its certificate again. Handshakes that
+    fail are counted in ``record`` by cause; nobody else would learn of them.
 
     Raises:
         ConfigError: STR-101 when a file is not what it should be, or certificate and key differ.
@@ -206,4 +227,29 @@ def tls_context(ca: Path, certificate: Path, key: Path) -> ssl.SSLContext:
             code="STR-101",
         ) from error
     context.verify_mode = ssl.CERT_REQUIRED
+    if record is not None:
+        context.sslobject_class = _counting(record)
     return context
+
+
+def _counting(record: EdgeRecord) -> type[ssl.SSLObject]:
+    """An ``SSLObject`` that tells ``record`` why a handshake failed.
+
+    asyncio drops such errors silently (``SSLError`` is an ``OSError`` to it); the object that makes
+    the handshake is the one place where all of them pass.
+    """
+
+    class Counting(ssl.SSLObject):
+        @override
+        def do_handshake(self) -> None:
+            try:
+                super().do_handshake()
+            except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                raise
+            except ssl.SSLError as error:
+                why = handshake_cause(error.reason or "", getattr(error, "verify_message", ""))
+                record.handshakes_refused[why] += 1
+                log.warning("edge.refused", extra={"reason": why})
+                raise
+
+    return Counting

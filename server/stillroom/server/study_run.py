@@ -2,17 +2,24 @@
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from stillroom.common.consent import Standing
 from stillroom.common.errors import ConfigError, ResourceError, StillroomError
 from stillroom.common.manifest import Weights
 from stillroom.common.messages import INVENTORY, LABEL, ROUND, STAGE, Task, tensor_bytes
 from stillroom.common.study import PreparedStudy, Stage, Study
 from stillroom.common.tensorfile import read_weights, weights_digest, write_weights
-from stillroom.server.rounds.admission import Inventory, admit, admit_evaluation
+from stillroom.common.update import check_task
+from stillroom.server.rounds.admission import (
+    Inventory,
+    admit,
+    admit_evaluation,
+    without_consent,
+)
 from stillroom.server.rounds.averaging import GroupAverage
 from stillroom.server.rounds.outcome import (
     Answer,
@@ -59,6 +66,8 @@ class StudyRun:
         weights_dir: Where the initial weights lie.
         exchange: The way to the sites.
         journal: Where everything is recorded.
+        consents: Site -> standing of its consent, asked before every round; None where no
+            registry is kept.
     """
 
     prepared: PreparedStudy
@@ -71,6 +80,9 @@ class StudyRun:
     stages: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     scores: dict[str, dict[str, Mapping[str, float]]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    consents: Callable[[], Mapping[str, Standing]] | None = None
+    standings: dict[str, Standing] | None = None
+    left: dict[str, str] = field(default_factory=dict)
 
     @property
     def study(self) -> Study:
@@ -106,11 +118,14 @@ class StudyRun:
     # -- 1. who is there, and with what ------------------------------------------------------
 
     def _take_inventory(self) -> None:
+        standings = self._standings(self.exchange.sites())
         calls = [
-            Call(INVENTORY, site, Task(self.prepared.digest)) for site in self.exchange.sites()
+            Call(INVENTORY, site, Task(self.prepared.digest))
+            for site in self.exchange.sites()
+            if site not in self.left
         ]
         for call, answer in self.exchange.ask(calls, deadline_s=self.study.study.quorum.deadline_s):
-            outcome = judge(answer, study=self.study, manifest=None, bytes_down=0)
+            outcome = judge(answer, kind=INVENTORY, stage="", prepared=self.prepared, bytes_down=0)
             if outcome.status == "admitted":
                 self.inventories[call.site] = outcome.metrics
                 if not outcome.metrics.get("inventory.cases"):
@@ -126,7 +141,19 @@ class StudyRun:
             )
         # A label nobody owns is known now; it must not cost an hour of other stages first.
         for stage in self.study.stage:
-            admit(self.study, stage, self.inventories)
+            admit(self.study, stage, self.inventories, standings)
+
+    def _standings(self, sites: Iterable[str]) -> Mapping[str, Standing] | None:
+        """What every site has said by now; whoever has not consented is noted once, with why."""
+        if self.consents is not None:
+            self.standings = dict(self.consents())
+        for site in sites:
+            why = without_consent(self.standings, site)
+            if why is not None and self.left.get(site) != why:
+                self.left[site] = why
+                self._note(f"{site} takes no part: {why}.")
+                self.journal.event("site.left_out", site=site, reason=why)
+        return self.standings
 
     # -- 2. the stages, those that need nothing of each other side by side ---------------------
 
@@ -153,8 +180,9 @@ class StudyRun:
         opened = time.monotonic()
         by_stage = {stage.name: stage for stage in active}
         calls: list[Call] = []
+        standings = self._standings(self.inventories)
         for stage in active:
-            admission = admit(self.study, stage, self.inventories)
+            admission = admit(self.study, stage, self.inventories, standings)
             # One task object for all sites of a stage: it is packed, and kept, once.
             kind, task = self._task(stage, number)
             calls += [Call(kind, site, task) for site in admission.invited]
@@ -185,23 +213,29 @@ class StudyRun:
             study=self.prepared.digest,
             stage=stage.name,
             round=number,
-            weights=self.models.get(stage.name),
+            weights=self.models[stage.name] if exchanges_weights(stage) else None,
             teachers={name: self.models[name] for name in stage.teachers},
         )
-        return (ROUND if exchanges_weights(stage) else LABEL), task
+        kind = ROUND if exchanges_weights(stage) else LABEL
+        # The rules a site holds us to, held here first: nothing but the stage's tensors goes out.
+        check_task(kind, task, self.prepared)
+        return kind, task
 
     def _admit_answer(self, call: Call, answer: Answer, total: GroupAverage | None) -> Outcome:
         """Judge one answer and, when it counts, add it to the sum at once and let it go."""
-        prepared = self.prepared.stages.get(call.task.stage)
-        outcome = judge(
-            answer,
-            study=self.study,
-            manifest=prepared.manifest if prepared and total else None,
-            bytes_down=_task_bytes(call.task),
-        )
+        outcome = self._judge(call, answer)
         if outcome.status == "admitted" and total is not None and answer.reply is not None:
             total.add(answer.reply.weights or {}, outcome.samples)
         return outcome
+
+    def _judge(self, call: Call, answer: Answer) -> Outcome:
+        return judge(
+            answer,
+            kind=call.kind,
+            stage=call.task.stage,
+            prepared=self.prepared,
+            bytes_down=_task_bytes(call.task),
+        )
 
     def _report(self, stage: Stage, number: int, site: str, outcome: Outcome) -> None:
         self.journal.event(
@@ -252,14 +286,19 @@ class StudyRun:
         self, stage: Stage, number: int, *, held_out_only: bool
     ) -> dict[str, Mapping[str, float]]:
         """Scores of a stage's model by site; a site that cannot score it is a note, no failure."""
-        sites = admit_evaluation(self.study, stage, self.inventories, held_out_only=held_out_only)
+        sites = admit_evaluation(
+            self.study,
+            stage,
+            self.inventories,
+            held_out_only=held_out_only,
+            consents=self._standings(self.inventories),
+        )
         task = Task(self.prepared.digest, stage.name, number, weights=self.models[stage.name])
+        check_task(STAGE, task, self.prepared)
         calls = [Call(STAGE, site, task) for site in sites]
         scores: dict[str, Mapping[str, float]] = {}
         for call, answer in self.exchange.ask(calls, deadline_s=self.study.study.quorum.deadline_s):
-            outcome = judge(
-                answer, study=self.study, manifest=None, bytes_down=_task_bytes(call.task)
-            )
+            outcome = self._judge(call, answer)
             if outcome.status == "admitted":
                 scores[call.site] = outcome.metrics
             else:
@@ -299,6 +338,7 @@ class StudyRun:
             ],
             "metrics": tables.get(student or "", {}),
             "teachers": {name: table for name, table in tables.items() if name != student},
+            "consents": self.standings,
             "notes": self.notes,
         }
         self.journal.write("result.json", result)
@@ -311,7 +351,7 @@ class StudyRun:
 
 def stopped() -> StillroomError:
     """What is recorded when somebody stopped the run."""
-    return ResourceError("The run was stopped.", fix="Start it again.", code="STR-507")
+    return ResourceError("The run was stopped.", fix="Start it again.", code="STR-508")
 
 
 def broken() -> StillroomError:

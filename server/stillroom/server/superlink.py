@@ -1,9 +1,10 @@
-"""Flower's own SuperLink application behind two listeners, and the calls an operator makes of it.
+"""Flower's own SuperLink application behind its listeners, and the calls an operator makes of it.
 
 ::
 
     inner  127.0.0.1            Control and Runtime: operator, SuperExec, ServerApp
-    edge   the world, mTLS 1.3  /v1/fleet/ only: hospitals (see ``edge``)
+    edge   the world, mTLS 1.3  /v1/fleet/ and /v1/stillroom/: hospitals (see ``edge``)
+    door   the world, TLS 1.3   enrolment with a one-time token; optional (see ``door``)
 
 Flower is neither forked nor patched: ``create_app`` gives the application, uvicorn serves it twice.
 State is in SQLite and ``isolation="process"``, so a run outlives the SuperLink process.
@@ -13,19 +14,20 @@ What this module relies on in flwr 1.41 is held by tests/server/test_flower_cont
 
 import asyncio
 import contextlib
+import logging
 import os
 import secrets
 import signal
 import socket
-import stat
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import httpx
 import uvicorn
+from cryptography import x509
 from flwr.cli.build import build_fab_from_files
 from flwr.common.serde import fab_to_proto, user_config_to_proto
 from flwr.proto.control_pb2 import (
@@ -34,6 +36,7 @@ from flwr.proto.control_pb2 import (
     RegisterNodeRequest,
     StartRunRequest,
     StopRunRequest,
+    UnregisterNodeRequest,
 )
 from flwr.supercore.control.control_http_client import ControlHttpClient
 from flwr.supercore.fab import Fab
@@ -44,14 +47,26 @@ from flwr.superlink.config_loader import SuperLinkLifespanConfig
 from flwr.superlink.main import create_app
 from typing_extensions import override
 
-from stillroom.common.errors import ConfigError, ResourceError, TrustError
+from stillroom.common.errors import ConfigError, ResourceError, StillroomError
+from stillroom.common.pki.files import check_pair, load_certificate, load_key
+from stillroom.common.pki.verify import flower_public_key
 from stillroom.server.config import ServerConfig
-from stillroom.server.edge import EdgeRecord, FleetGate, PeerProtocol, tls_context
+from stillroom.server.consents import receive as receive_consent
+from stillroom.server.door import door_app, door_context
+from stillroom.server.edge import EdgeRecord, FleetGate, PeerProtocol, cut, tls_context
+from stillroom.server.enrolment import Authority, load_consortium, open_registry
+from stillroom.server.membership import Members
+from stillroom.server.site_api import PREFIX, Handler, SiteApi, renewal
 from stillroom.server.store.journal import Journal
+from stillroom.server.store.registry import ENROLLED, Registry
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 RECORD_EVERY_S = 2.0
 """How often ``edge.json`` is refreshed while something changed."""
+CUT_EVERY_S = 0.5
+"""How long a connection of a revoked site may stay open."""
 
 
 class _Listener(uvicorn.Server):
@@ -64,72 +79,180 @@ class _Listener(uvicorn.Server):
 
 
 def serve(config: ServerConfig) -> None:
-    """Run both listeners until SIGINT or SIGTERM.
+    """Run the listeners until SIGINT or SIGTERM.
 
     Raises:
         ResourceError: STR-501 when a port is taken.
-        TrustError: STR-202 when the private key is readable by others.
+        TrustError: STR-202 when a private key is readable by others, STR-203 when one does not
+            belong to its certificate.
+        ConfigError: STR-101 when the registry or the consortium's description cannot be read.
     """
-    _refuse_open_key(config.tls.private_key)
-    tls = tls_context(config.tls.ca, config.tls.certificate, config.tls.private_key)
+    tls = config.tls
+    check_pair(load_certificate(tls.certificate), load_key(tls.private_key))
+    record = EdgeRecord()
+    context = tls_context(tls.ca, tls.certificate, tls.private_key, record)
     config.state.mkdir(parents=True, exist_ok=True)
     secret = superexec_secret(config)
-    with (
-        _bind("127.0.0.1", config.inner_port) as inner_socket,
-        _bind(config.edge_host, config.edge_port) as edge_socket,
-    ):
+    with contextlib.ExitStack() as stack:
+        inner_socket = stack.enter_context(_bind("127.0.0.1", config.inner_port))
+        edge_socket = stack.enter_context(_bind(config.edge_host, config.edge_port))
+        members = stack.enter_context(
+            contextlib.closing(Members(load_certificate(tls.ca), config.registry))
+        )
         app = create_app(_lifespan_config(config, secret), SuperLinkLifespan)
-        record = EdgeRecord()
         inner = _Listener(uvicorn.Config(app, log_level="warning", access_log=False, workers=1))
         edge = _Listener(
             uvicorn.Config(
-                FleetGate(app, record),
+                FleetGate(app, record, members, _site_api(config)),
                 lifespan="off",
                 http=PeerProtocol,
-                ssl_context_factory=lambda _config, _default: tls,
+                ssl_context_factory=lambda _config, _default: context,
                 log_level="warning",
                 access_log=False,
                 server_header=False,
             )
         )
-        journal = Journal(config.state / "edge")
-        asyncio.run(_serve_both(inner, inner_socket, edge, edge_socket, record, journal))
+        listeners = [(edge, edge_socket)]
+        if config.enrol_port is not None:
+            door_socket = stack.enter_context(_bind(config.edge_host, config.enrol_port))
+            listeners.append((_door(config), door_socket))
+        chores = [
+            _keep_record(record, Journal(config.state / "edge")),
+            _keep_out(edge, members, record),
+        ]
+        if config.registry is not None:
+            chores.append(_keep_in_step(config, config.registry))
+        asyncio.run(_serve_all((inner, inner_socket), listeners, chores))
 
 
-async def _serve_both(  # two listeners, what they share, and nothing else
-    inner: uvicorn.Server,
-    inner_socket: socket.socket,
-    edge: uvicorn.Server,
-    edge_socket: socket.socket,
-    record: EdgeRecord,
-    journal: Journal,
+def _site_api(config: ServerConfig) -> SiteApi | None:
+    """What enrolled sites may ask of us; None on a server that enrols nobody."""
+    if config.registry is None:
+        return None
+    handlers: dict[str, Handler] = {f"{PREFIX}consent": consent}
+    if config.tls.ca_key is not None:
+        handlers[f"{PREFIX}renew"] = renewal(Authority.load(config))
+    return SiteApi(config.registry, handlers)
+
+
+def consent(site: str, body: bytes, registry: Registry) -> dict[str, Any]:
+    """The handler of ``/v1/stillroom/consent``."""
+    receive_consent(site, body, registry)
+    return {}
+
+
+def _door(config: ServerConfig) -> _Listener:
+    """The enrolment listener.
+
+    Raises:
+        ConfigError: STR-102, server.toml names no registry or no consortium description.
+    """
+    open_registry(config).close()
+    consortium, tls = load_consortium(config), config.tls
+    return _Listener(
+        uvicorn.Config(
+            door_app(cast("Path", config.registry), consortium.raw),
+            lifespan="off",
+            ssl_context_factory=lambda _config, _default: door_context(
+                tls.certificate, tls.private_key
+            ),
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            h11_max_incomplete_event_size=16 * 1024,
+            http="h11",
+            proxy_headers=False,
+            limit_concurrency=64,
+        )
+    )
+
+
+async def _serve_all(
+    inner: tuple[uvicorn.Server, socket.socket],
+    outer: Sequence[tuple[uvicorn.Server, socket.socket]],
+    chores: Sequence[Coroutine[Any, Any, None]],
 ) -> None:
-    """Serve on both sockets; the edge opens only once the application is up."""
+    """Serve on every socket; those that others reach open only once the application is up."""
     loop = asyncio.get_running_loop()
+    servers = [inner[0], *(server for server, _ in outer)]
 
     def stop() -> None:
-        inner.should_exit = edge.should_exit = True
+        for server in servers:
+            server.should_exit = True
 
     for name in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(name, stop)
-    serving = asyncio.create_task(inner.serve(sockets=[inner_socket]))
-    while not inner.started and not serving.done():
+    serving = asyncio.create_task(inner[0].serve(sockets=[inner[1]]))
+    while not inner[0].started and not serving.done():
         await asyncio.sleep(0.02)
-    keeping = asyncio.create_task(_keep_record(record, journal))
-    await asyncio.gather(serving, edge.serve(sockets=[edge_socket]))
-    keeping.cancel()
-    journal.write("edge.json", record.as_json())
+    tasks = [asyncio.create_task(chore) for chore in chores]
+    await asyncio.gather(serving, *(server.serve(sockets=[listener]) for server, listener in outer))
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _keep_out(edge: uvicorn.Server, members: Members, record: EdgeRecord) -> None:
+    """Cut open connections of sites that are no longer in."""
+    while True:
+        await asyncio.sleep(CUT_EVERY_S)
+        cut(list(edge.server_state.connections), members, record)
+
+
+async def _keep_in_step(config: ServerConfig, path: Path) -> None:
+    """Have Flower know exactly the enrolled sites' keys, now and after every change.
+
+    The registry decides; Flower's list follows. An approval or a revocation is one transaction
+    in one file, and a server that was down or crashed catches up when it starts.
+    """
+    version: int | None = None
+    with Registry(path, read_only=True) as registry:
+        while True:
+            present = registry.version()
+            if present != version:
+                wanted = {
+                    flower_public_key(certificate.public_key()): site.name
+                    for site in registry.sites()
+                    if site.status == ENROLLED and site.certificate_pem is not None
+                    for certificate in (
+                        x509.load_pem_x509_certificate(site.certificate_pem.encode("ascii")),
+                    )
+                }
+                if await asyncio.to_thread(_match_nodes, config, wanted):
+                    version = present
+            await asyncio.sleep(CUT_EVERY_S)
+
+
+def _match_nodes(config: ServerConfig, wanted: Mapping[bytes, str]) -> bool:
+    """Register missing keys with Flower and unregister all others; False when it has to be repeated."""
+    operator = Operator(config)
+    try:
+        known = operator.keys()
+        for key, name in wanted.items():
+            if key not in known:
+                operator.register(name, key)
+        for key in known.keys() - wanted.keys():
+            operator.unregister(known[key])
+    except (httpx.HTTPError, StillroomError):
+        log.warning("server.nodes_not_in_step")
+        return False
+    finally:
+        operator.close()
+    return True
 
 
 async def _keep_record(record: EdgeRecord, journal: Journal) -> None:
     """Write what the edge saw, whenever it changed."""
     last: object = None
-    while True:
-        now = record.as_json()
-        if now != last:
-            await asyncio.to_thread(journal.write, "edge.json", now)
-            last = now
-        await asyncio.sleep(RECORD_EVERY_S)
+    try:
+        while True:
+            now = record.as_json()
+            if now != last:
+                await asyncio.to_thread(journal.write, "edge.json", now)
+                last = now
+            await asyncio.sleep(RECORD_EVERY_S)
+    finally:
+        journal.write("edge.json", record.as_json())
 
 
 def _lifespan_config(config: ServerConfig, secret: bytes) -> SuperLinkLifespanConfig:
@@ -204,6 +327,19 @@ class Operator:
         )
         return int(answer.node_id)
 
+    def keys(self) -> dict[bytes, int]:
+        """Public key (PEM) -> node id of every node that is registered now."""
+        answer = self._ask(self._client.ListNodes, ListNodesRequest())
+        return {
+            node.public_key: node.node_id
+            for node in answer.nodes_info
+            if node.status != "unregistered"
+        }
+
+    def unregister(self, node_id: int) -> None:
+        """Forget a node; its key is refused from now on."""
+        self._ask(self._client.UnregisterNode, UnregisterNodeRequest(node_id=node_id))
+
     def nodes(self) -> dict[str, str]:
         """Site name -> status of every registered node."""
         answer = self._ask(self._client.ListNodes, ListNodesRequest())
@@ -217,6 +353,7 @@ class Operator:
             "run": str(run.resolve()),
             "poll-s": self._config.poll_s,
             "connect-s": self._config.connect_s,
+            "registry": str(self._config.registry.resolve()) if self._config.registry else "",
         }
         content = _bundle()
         answer = self._ask(
@@ -293,6 +430,7 @@ run = ""
 sites = ""
 poll-s = 0.2
 connect-s = 600.0
+registry = ""
 """
     files = {"pyproject.toml": project.encode("utf-8"), "LICENSE": b"Apache-2.0\n"}
     content, _ = build_fab_from_files(files)
@@ -313,12 +451,3 @@ def _bind(host: str, port: int) -> socket.socket:
             code="STR-501",
         ) from error
     return listener
-
-
-def _refuse_open_key(path: Path) -> None:
-    if stat.S_IMODE(path.stat().st_mode) & 0o077:
-        raise TrustError(
-            f"The private key {path} is readable by others.",
-            fix=f"Run `chmod 600 {path}`.",
-            code="STR-202",
-        )

@@ -16,6 +16,7 @@ from stillroom.client.training.device import seeded
 from stillroom.client.training.inference import predict
 from stillroom.client.training.metrics import ClassResult, score_mask, score_points, summarise
 from stillroom.client.training.targets import decode_mask, decode_points
+from stillroom.common.errors import ResourceError
 
 Scores = dict[str, dict[str, ClassResult]]
 """Label type -> class -> result, of one case."""
@@ -38,6 +39,7 @@ def evaluate(
 
     Raises:
         DataError: STR-401, no case to score on.
+        ResourceError: STR-502, stopped.
     """
     study, stage = context.study, context.stage
     labels = [stage.label or ""] if stage.recipe == "teach" else list(study.student_labels())
@@ -52,6 +54,10 @@ def evaluate(
     scores: list[Scores] = []
     with seeded(device, context.round_seed):
         for index, info in enumerate(infos):
+            if context.should_stop():
+                raise ResourceError(
+                    "This site stopped the round.", fix="Start it again.", code="STR-502"
+                )
             case = working_set.case(info.id)
             probabilities = predict(module, case, volume=study.volume, device=device)
             scores.append(_score(context, info, case, probabilities))

@@ -11,18 +11,36 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from stillroom.common.errors import ConfigError, TrustError
 from stillroom.common.pki.verify import spki_sha256
+from stillroom.common.signing import public_key_from_hex, public_key_hex
 
 
 def write_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
-    """Write a private key as unencrypted PKCS #8 with mode 0600.
+    """Write a P-384 private key as unencrypted PKCS #8 with mode 0600.
 
     Raises:
         ConfigError: STR-107 when ``path`` exists; STR-101 when it cannot be written.
     """
+    _write_private(path, key)
+
+
+def write_signing_key(path: Path, key: ed25519.Ed25519PrivateKey) -> None:
+    """Write an Ed25519 private key as ``write_key`` does, and its public half beside it.
+
+    ``signing.key`` gets a ``signing.pub``: whoever only checks signatures, as the runner does,
+    then needs no access to the private key.
+    """
+    _write_private(path, key)
+    try:
+        path.with_suffix(".pub").write_text(public_key_hex(key) + "\n", "ascii")
+    except OSError as error:
+        raise _unreadable(path.with_suffix(".pub"), "written") from error
+
+
+def _write_private(path: Path, key: ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey) -> None:
     pem = key.private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.PKCS8,
@@ -53,6 +71,35 @@ def load_key(path: Path) -> ec.EllipticCurvePrivateKey:
         TrustError: STR-202. Group or others may read or write the file.
         ConfigError: STR-101. Missing, unreadable, encrypted, or not a P-384 key.
     """
+    key = _load_private(path)
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP384R1):
+        raise _unreadable(path, "used: it does not hold a P-384 key")
+    return key
+
+
+def load_signing_key(path: Path) -> ed25519.Ed25519PrivateKey:
+    """Read an Ed25519 private key that nobody but its owner can read; raises as ``load_key``."""
+    key = _load_private(path)
+    if not isinstance(key, ed25519.Ed25519PrivateKey):
+        raise _unreadable(path, "used: it does not hold an Ed25519 key")
+    return key
+
+
+def load_verifying_key(path: Path) -> ed25519.Ed25519PublicKey:
+    """Read the public half that ``write_signing_key`` wrote beside the private key ``path``.
+
+    Raises:
+        ConfigError: STR-101. Missing, unreadable, or not an Ed25519 public key.
+    """
+    public = path.with_suffix(".pub")
+    try:
+        return public_key_from_hex(public.read_text("ascii").strip())
+    except (OSError, ValueError, TrustError) as error:
+        raise _unreadable(public, "read as a public key") from error
+
+
+def _load_private(path: Path) -> object:
+    """Any private key: the one place where a passphrase or a PKCS #11 token would come in."""
     try:
         with path.open("rb") as stream:
             # The mode of what was opened, not of whatever carries the name a moment later.
@@ -67,12 +114,9 @@ def load_key(path: Path) -> ec.EllipticCurvePrivateKey:
             code="STR-202",
         )
     try:
-        key = serialization.load_pem_private_key(pem, password=None)
+        return serialization.load_pem_private_key(pem, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise _unreadable(path, "read as an unencrypted PEM private key") from error
-    if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP384R1):
-        raise _unreadable(path, "used: it does not hold a P-384 key")
-    return key
 
 
 def write_certificate(path: Path, certificate: x509.Certificate) -> None:

@@ -5,10 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from stillroom.common.errors import CODES, ContractError, StillroomError
-from stillroom.common.manifest import Manifest
 from stillroom.common.messages import Reply, tensor_bytes
-from stillroom.common.metrics import check_metrics
-from stillroom.common.study import Study
+from stillroom.common.study import PreparedStudy, Study
+from stillroom.common.update import check_reply
 
 Status = Literal["admitted", "refused", "failed", "late"]
 
@@ -46,13 +45,16 @@ class Answer:
     seconds: float
 
 
-def judge(answer: Answer, *, study: Study, manifest: Manifest | None, bytes_down: int) -> Outcome:
-    """Decide whether one answer is used.
+def judge(
+    answer: Answer, *, kind: str, stage: str, prepared: PreparedStudy, bytes_down: int
+) -> Outcome:
+    """Decide whether one answer is used: the check that the site's own gate did, done again.
 
     Args:
         answer: What came back.
-        study: For its whitelist and norm bound.
-        manifest: The tensors expected; None when none are.
+        kind: What was asked, a key of ``messages.MESSAGE_TYPES``.
+        stage: Of which stage; empty for an inventory.
+        prepared: The study.
         bytes_down: Of the task that was sent.
     """
     if answer.reply is None and answer.code is None:
@@ -66,26 +68,7 @@ def judge(answer: Answer, *, study: Study, manifest: Manifest | None, bytes_down
     reply = answer.reply
     up = tensor_bytes(reply.weights)
     try:
-        check_metrics(reply.metrics, study)
-        if not reply.samples.keys() <= set(manifest.groups if manifest else ()):
-            # Checked here, where it costs one site its round and not the study its life.
-            raise ContractError(
-                "The sample counts name groups that the stage does not have.",
-                fix="Check that site and server run the same release.",
-                code="STR-304",
-            )
-        if manifest is None and reply.weights is not None:
-            raise ContractError(
-                "Tensors came back where only numbers were asked for.",
-                fix="Check that site and server run the same release.",
-                code="STR-301",
-            )
-        if manifest is not None:
-            manifest.check(reply.weights or {}, max_norm=study.study.max_update_norm)
-            if not any(reply.samples.values()):
-                raise ContractError(
-                    "The update was trained on no case.", fix="See the site's log.", code="STR-304"
-                )
+        check_reply(kind, stage, reply, prepared)
     except StillroomError as error:
         return Outcome(
             "refused",

@@ -1,0 +1,105 @@
+"""``stillroom-client ledger``: what left this site, and the proof that nobody changed the record."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from stillroom.common.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from stillroom.client.ledger import Line
+
+ledger = typer.Typer(no_args_is_help=True, help=__doc__)
+
+NAME = "ledger.jsonl"
+"""In the site's state folder."""
+
+Config = Annotated[
+    Path | None, typer.Option("--config", "-c", help="The site's site.toml.", show_default=False)
+]
+File = Annotated[
+    Path | None, typer.Option(help="A ledger file, in place of --config.", show_default=False)
+]
+
+
+@ledger.callback()
+def _group() -> None:
+    """What left this site, and what was refused. Reads one file; no network."""
+
+
+@ledger.command()
+def show(
+    config: Config = None,
+    file: File = None,
+    stage: Annotated[str | None, typer.Option(help="Only this stage.")] = None,
+    decision: Annotated[str | None, typer.Option(help="Only allowed or refused.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print the lines as they are.")] = False,
+) -> None:
+    """List what was asked, what left and what was refused, oldest first."""
+    from rich.console import Console
+
+    from stillroom.client.ledger import read
+
+    lines = [
+        line
+        for line in read(_path(config, file))
+        if stage in (None, line.stage) and decision in (None, line.decision)
+    ]
+    if json_:
+        for line in lines:
+            typer.echo(json.dumps(line.model_dump(mode="json")))
+        return
+    _print(Console(highlight=False), lines)
+
+
+@ledger.command()
+def verify(config: Config = None, file: File = None) -> None:
+    """Recompute the chain; exit status 3 where a line was changed, removed or put in later."""
+    from stillroom.client.ledger import check
+
+    path = _path(config, file)
+    state = check(path)
+    typer.echo(f"{state.lines} lines hold. Last line: {state.head}")
+    if state.torn:
+        typer.echo(
+            f"{len(state.torn)} bytes after it belong to a line that was being written when the "
+            "machine stopped; nothing left on the strength of it. The courier sets them aside."
+        )
+
+
+def _path(config: Path | None, file: Path | None) -> Path:
+    from stillroom.client.config import SiteConfig
+
+    if (config is None) == (file is None):
+        raise ConfigError("Which ledger is not clear.", fix="Give either --config or --file.")
+    path = SiteConfig.load(config).state / NAME if config is not None else file
+    if path is None or not path.is_file():
+        raise ConfigError(
+            f"{path} does not exist.",
+            fix="The courier makes it when it starts; check the path.",
+            code="STR-101",
+        )
+    return path
+
+
+def _print(console: "Console", lines: "list[Line]") -> None:
+    from rich.table import Table
+
+    table = Table("#", "time (UTC)", "what", "stage", "round", "MiB", "norm", "cases", "why")
+    for line in lines:
+        table.add_row(
+            str(line.sequence),
+            line.time.strftime("%Y-%m-%d %H:%M:%S"),
+            f"{line.kind} {line.message}",
+            line.stage,
+            str(line.round or ""),
+            f"{line.bytes / 2**20:.2f}" if line.bytes else "",
+            f"{line.norm:.4g}" if line.norm else "",
+            str(max(line.samples.values())) if line.samples else "",
+            line.code,
+        )
+    console.print(table)

@@ -1,0 +1,296 @@
+"""``stillroom-server init``, ``site ...`` and ``operator ...``: who belongs to the consortium."""
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from stillroom.common.errors import ConfigError, TrustError
+from stillroom.server.config import ServerConfig
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    from stillroom.common.enrolment import KeyRequest
+
+site = typer.Typer(no_args_is_help=True, help="Invite, approve, revoke and list hospitals.")
+operator = typer.Typer(no_args_is_help=True, help="Whose signature under a study counts.")
+
+Config = Annotated[
+    Path, typer.Option("--config", "-c", help="The operator's server.toml.", show_default=False)
+]
+SignerKey = Annotated[
+    Path | None, typer.Option(help="A present operator's private key; operator.key by default.")
+]
+Name = Annotated[str, typer.Argument(help="The site's name.")]
+console = Console(highlight=False, soft_wrap=True)
+
+
+def init(
+    folder: Annotated[Path, typer.Option("--dir", help="A new folder for keys and papers.")],
+    name: Annotated[str, typer.Option(help="The consortium's name, for people.")],
+    host: Annotated[list[str], typer.Option(help="A name or address that sites dial; repeatable.")],
+    edge_port: Annotated[int, typer.Option(help="Port for hospitals.")] = 443,
+    enrol_port: Annotated[int, typer.Option(help="Port for enrolment.")] = 8443,
+    inner_port: Annotated[int, typer.Option(help="Loopback port.")] = 8000,
+) -> None:
+    """Found a consortium: CA, server certificate, operator key, log key, registry, server.toml."""
+    from stillroom.common.consortium import grouped
+    from stillroom.server.enrolment import utc_now
+    from stillroom.server.foundation import Ports, found
+
+    ports = Ports(edge_port, enrol_port, inner_port)
+    digest = found(folder, name, host, utc_now(), ports=ports)
+    console.print(f"consortium {name} in {folder}", markup=False)
+    console.print(f"CA fingerprint (SHA-256)\n  {grouped(digest)}")
+    console.print(
+        f"start it with\n  stillroom-server serve --config {folder / 'server.toml'}\n"
+        f"keep operator.key and a copy of ca.key where the server is not",
+        markup=False,
+    )
+
+
+def renew_certificate(
+    config: Config,
+    host: Annotated[list[str], typer.Option(help="A name or address that sites dial; repeatable.")],
+) -> None:
+    """Give the server a new certificate for its present key; acts at its next start."""
+    from stillroom.server.enrolment import Authority, utc_now
+    from stillroom.server.foundation import renew_server_certificate
+
+    settings = ServerConfig.load(config)
+    renew_server_certificate(Authority.load(settings), settings.tls, host, utc_now())
+    console.print("the server has a new certificate; restart it")
+
+
+@site.command()
+def invite(config: Config, name: Name) -> None:
+    """Let a hospital ask once, within 72 hours; prints its token, which is shown only now."""
+    from stillroom.common.consortium import grouped
+    from stillroom.server.enrolment import load_consortium, new_token, open_registry
+
+    settings = ServerConfig.load(config)
+    consortium, token = load_consortium(settings), new_token()
+    with open_registry(settings) as registry:
+        registry.invite(name, token, time.time())
+    host = _dialled(settings)
+    console.print(f"invitation for {name}, valid 72 hours, works once, shown only now")
+    console.print(f"token        {token}", markup=False)
+    console.print(f"fingerprint  {grouped(consortium.ca_sha256)}")
+    port = settings.enrol_port
+    if port is None:
+        console.print("server.toml opens no enrol_port: let the hospital use --offline, or open it")
+        return
+    console.print("the hospital runs")
+    console.print(
+        f"  stillroom-client enrol --server {host}:{port} --token {token} "
+        f"--fingerprint {consortium.ca_sha256} --dir ./stillroom",
+        markup=False,
+    )
+    console.print("give the fingerprint by another way than the token (by telephone, on paper)")
+
+
+@site.command("list")
+def list_sites(config: Config) -> None:
+    """Show every site: status, certificate, days left, when the edge last saw it."""
+    settings = ServerConfig.load(config)
+    if settings.registry is None:
+        _list_nodes(settings)
+        return
+    from stillroom.server.enrolment import open_registry
+
+    seen = _seen(settings)
+    with open_registry(settings) as registry:
+        sites = registry.sites()
+    table = Table("site", "status", "certificate", "days left", "last seen")
+    now = time.time()
+    for entry in sites:
+        last = seen.get(entry.name)
+        left = "" if entry.not_after is None else f"{(entry.not_after - now) / 86400:.1f}"
+        table.add_row(
+            entry.name,
+            entry.status,
+            (entry.certificate_sha256 or "")[:16],
+            left if entry.status == "enrolled" else "",
+            "" if last is None else f"{max(0.0, now - last):.0f} s ago",
+        )
+    console.print(table)
+
+
+@site.command()
+def approve(
+    config: Config,
+    name: Name,
+    fingerprint: Annotated[
+        str | None, typer.Option(help="What the hospital read out; asked for when left out.")
+    ] = None,
+    request: Annotated[Path | None, typer.Option(help="A request that came as a file.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where the kit for the hospital goes.")] = None,
+) -> None:
+    """Let a hospital in after comparing the short fingerprint by telephone."""
+    from stillroom.common.consortium import grouped, ungrouped
+    from stillroom.server.enrolment import (
+        Authority,
+        enrol_by_file,
+        kit,
+        open_registry,
+        utc_now,
+        write_public,
+    )
+    from stillroom.server.enrolment import approve as approve_request
+
+    settings = ServerConfig.load(config)
+    authority = Authority.load(settings)
+    if (request is None) != (out is None):
+        raise ConfigError("--request and --out belong together.", fix="Give both or neither.")
+    with open_registry(settings) as registry:
+        keys = None if request is None else _read_request(request)
+        asked = registry.site(name).request_fingerprint if keys is None else keys.check()[1]
+        if asked is None:
+            raise ConfigError(
+                f"{name} has not asked to be enrolled.", fix="See `site list`.", code="STR-108"
+            )
+        console.print(f"{name} asks with fingerprint  {grouped(asked)}")
+        given = fingerprint or typer.prompt("fingerprint the hospital reads out")
+        if ungrouped(given, 16) != asked:
+            raise TrustError(
+                "The request was not made by the hospital you spoke to.",
+                fix=f"Do not approve it: run `site revoke {name}` and invite the hospital again.",
+                code="STR-212",
+            )
+        if keys is None:
+            issued = approve_request(registry, authority, registry.site(name), utc_now())
+        else:
+            issued = enrol_by_file(registry, authority, name, keys, utc_now())
+    if out is not None:
+        write_public(out, kit(settings, name, issued).encode())
+        console.print(f"kit in {out}", markup=False)
+    console.print(f"{name} is enrolled, certificate {issued.sha256[:16]}")
+
+
+@site.command()
+def revoke(config: Config, name: Name) -> None:
+    """Shut a hospital out: from its next request on; open connections are cut."""
+    from stillroom.server.enrolment import open_registry
+
+    with open_registry(ServerConfig.load(config)) as registry:
+        registry.revoke(name, time.time())
+    console.print(f"{name} is revoked")
+
+
+@site.command()
+def renew(config: Config, name: Name) -> None:
+    """Have a hospital take a new certificate at its next question, whatever day it is."""
+    from stillroom.server.enrolment import open_registry
+
+    with open_registry(ServerConfig.load(config)) as registry:
+        registry.ask_renewal(name, time.time())
+    console.print(f"{name} renews at its next question (within minutes while its courier runs)")
+
+
+@operator.command()
+def add(
+    config: Config,
+    name: Annotated[str, typer.Argument(help="For people.")],
+    public_key: Annotated[str, typer.Option(help="Ed25519 public key, 64 hex digits.")],
+    key: SignerKey = None,
+) -> None:
+    """Let another person's key sign studies; writes the consortium's description anew."""
+    from stillroom.common.consortium import ungrouped
+    from stillroom.common.pki.files import load_signing_key
+    from stillroom.common.signing import key_id, public_key_from_hex
+    from stillroom.server.enrolment import open_registry
+    from stillroom.server.store.registry import OperatorRecord
+
+    settings, hexadecimal = ServerConfig.load(config), ungrouped(public_key)
+    signer = load_signing_key(key or config.resolve().parent / "operator.key")
+    with open_registry(settings) as registry:
+        record = OperatorRecord(key_id(public_key_from_hex(hexadecimal)), name, hexadecimal)
+        registry.add_operator(record, time.time())
+    _describe_again(config, signer)
+    console.print(f"operator {name}, key {record.key_id}", markup=False)
+
+
+@operator.command()
+def remove(
+    config: Config,
+    name: Annotated[str, typer.Argument(help="For people.")],
+    key: SignerKey = None,
+) -> None:
+    """Take an operator out of office; sites learn of it with the new description."""
+    from stillroom.common.pki.files import load_signing_key
+    from stillroom.server.enrolment import open_registry
+
+    signer = load_signing_key(key or config.resolve().parent / "operator.key")
+    with open_registry(ServerConfig.load(config)) as registry:
+        registry.remove_operator(name, time.time())
+    _describe_again(config, signer)
+    console.print(f"operator {name} removed", markup=False)
+
+
+@operator.command("list")
+def list_operators(config: Config) -> None:
+    """Show whose signatures count."""
+    from stillroom.server.enrolment import open_registry
+
+    table = Table("operator", "key", "public key")
+    with open_registry(ServerConfig.load(config)) as registry:
+        for entry in registry.operators():
+            table.add_row(entry.name, entry.key_id, entry.public_key)
+    console.print(table)
+
+
+def _describe_again(config: Path, signer: "Ed25519PrivateKey") -> None:
+    from stillroom.server.enrolment import load_consortium, open_registry, utc_now
+    from stillroom.server.foundation import Papers, describe_again
+
+    settings = ServerConfig.load(config)
+    with open_registry(settings) as registry:
+        name = load_consortium(settings).name
+        describe_again(Papers(config.resolve().parent), registry, name, signer, utc_now())
+
+
+def _read_request(path: Path) -> "KeyRequest":
+    from stillroom.common.enrolment import KeyRequest
+
+    try:
+        return KeyRequest.parse(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be read.", fix="Check the path.", code="STR-101"
+        ) from error
+
+
+def _dialled(settings: ServerConfig) -> str:
+    """The first name in the server's certificate: what sites are told to dial."""
+    from cryptography import x509
+
+    from stillroom.common.pki.files import load_certificate
+
+    names = load_certificate(settings.tls.certificate).extensions.get_extension_for_class(
+        x509.SubjectAlternativeName
+    )
+    hosts = [str(n.value) for n in names.value if not isinstance(n, x509.UniformResourceIdentifier)]
+    return hosts[0] if hosts else "HOST"
+
+
+def _seen(settings: ServerConfig) -> dict[str, float]:
+    """When the edge last saw each site; empty before its first start."""
+    try:
+        record = json.loads((settings.state / "edge" / "edge.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return {name: float(traffic["last_seen"]) for name, traffic in record["sites"].items()}
+
+
+def _list_nodes(settings: ServerConfig) -> None:
+    from stillroom.server.superlink import Operator
+
+    table = Table("site", "status")
+    for name, status in sorted(Operator(settings).nodes().items()):
+        table.add_row(name, status)
+    console.print(table)

@@ -1,0 +1,295 @@
+"""One attempt to get something out of, or into, a site: the wire it meets, and what came of it.
+
+``attempt`` runs a case through the courier's own code: the edge is replaced by one that counts
+every byte it is given, everything else (gate, ledger, object store, node state) is real. ``arrive``
+is what the server makes of the same bytes when they reach it all the same.
+"""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+from flwr.app import Message, RecordDict
+from flwr.common.serde import message_to_proto
+from flwr.proto.message_pb2 import ObjectTree
+from flwr.proto.node_pb2 import Node
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+from flwr.supercore.object_store import ObjectStoreFactory
+from flwr.supernode.nodestate import NodeStateFactory
+
+from stillroom.client.carriage import Carriage, Stopped
+from stillroom.client.gate import Gate
+from stillroom.client.ledger import Ledger, Line, read
+from stillroom.common.errors import CODES, StillroomError
+from stillroom.common.manifest import Manifest, TensorSpec
+from stillroom.common.messages import (
+    INVENTORY,
+    LABEL,
+    MESSAGE_TYPES,
+    ROUND,
+    Reply,
+    Task,
+    pack_reply,
+    pack_task,
+    read_reply,
+)
+from stillroom.common.study import PreparedStage, PreparedStudy, Study
+from stillroom.server.arrivals import UNREADABLE, bound_arrays
+from stillroom.server.rounds.outcome import Answer, judge
+
+PATIENT = "DOE^JANE^1957-03-02"
+SHAPES = {"trunk.weight": (64, 3, 8), "trunk.bias": (64,), "head.vessels.weight": (2, 64)}
+GOOD = {
+    name: np.linspace(-1, 1, int(np.prod(shape)), dtype=np.float32).reshape(shape)
+    for name, shape in SHAPES.items()
+}
+SAMPLES = {"trunk": 4, "head.vessels": 4}
+METRICS = {"train.loss": 0.5, "train.cases": 4, "train.seconds": 1.5}
+CT = np.arange(512 * 64, dtype=np.int16).reshape(512, 64)
+
+Objects = dict[str, bytes]
+
+
+def study() -> PreparedStudy:
+    """Two teachers and a student, all of the same three tensors."""
+    manifest = Manifest(
+        tensors=tuple(
+            TensorSpec(name=n, shape=s, dtype="float32", group=n.rsplit(".", 1)[0])
+            for n, s in SHAPES.items()
+        )
+    )
+    teacher = {"arch": "dynunet", "channels": [4, 8]}
+    parsed = Study.parse(
+        {
+            "study": {"name": "smuggling", "min_cohort": 3, "max_update_norm": 1000.0},
+            "volume": {"spacing_mm": [6, 6, 6], "patch": [32, 32, 32]},
+            "label": {"vessels": {"kind": "mask", "classes": ["vessel"]}},
+            "model": {"teacher": teacher, "student": teacher},
+            "stage": [
+                {"name": "teach-a", "recipe": "teach", "label": "vessels", "rounds": 3},
+                {"name": "apply", "recipe": "pseudolabel", "teachers": ["teach-a"]},
+                {"name": "student", "recipe": "distil", "rounds": 3},
+            ],
+        }
+    )
+    stage = PreparedStage(initial_sha256="0" * 64, manifest=manifest)
+    return PreparedStudy(study=parsed, stages={"teach-a": stage, "student": stage})
+
+
+PREPARED = study()
+
+
+def ask(kind: str = ROUND, stage: str = "student", number: int = 2) -> Task:
+    """What the server rightly asks for."""
+    if kind == INVENTORY:
+        return Task(PREPARED.digest)
+    if kind == LABEL:
+        return Task(PREPARED.digest, "apply", 1, teachers={"teach-a": GOOD})
+    return Task(PREPARED.digest, stage, number, GOOD)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One attempt.
+
+    Attributes:
+        name: As it stands in the table.
+        reply: Makes the runner's message from the request it was given.
+        forge: Changes the objects of that message, by their kind.
+        content: Makes the server's message in place of an honest one.
+        message_type: Of the server's message.
+        codes: With which the gate refuses; the ledger holds it.
+        server: With which the server refuses the same bytes; empty where it never sees them.
+        sends: The server is told the code (nobody waits for a stray reply).
+    """
+
+    name: str
+    codes: tuple[str, ...]
+    server: tuple[str, ...] = ()
+    kind: str = ROUND
+    reply: Callable[[Message], Message] | None = None
+    forge: Callable[[str, bytes], bytes] | None = None
+    content: Callable[[], RecordDict] | None = None
+    message_type: str = ""
+    damage: Callable[[str, bytes], bytes] | None = None
+    permit: Callable[[], None] | None = None
+    stray: bool = False
+
+
+# -- the wire and the runner --------------------------------------------------------------------
+
+
+@dataclass
+class Wire:
+    """The edge: hands out one message, and counts what it is given."""
+
+    message: Message
+    contents: Objects
+    tree: ObjectTree
+    runner: Callable[[Message], None]
+    stop: threading.Event
+    node: Node = field(default_factory=lambda: Node(node_id=7))
+    pushed: list[Message] = field(default_factory=list)
+    objects: Objects = field(default_factory=dict)
+    log: list[tuple[str, str]] = field(default_factory=list)
+
+    def pull(self) -> tuple[Message, ObjectTree]:
+        """The one message."""
+        proto = message_to_proto(self.message)
+        bare = Message(RecordDict(), 7, self.message.metadata.message_type)
+        bare.__dict__["_metadata"] = self.message.metadata
+        assert proto.metadata.message_id
+        return bare, self.tree
+
+    def pull_object(self, run_id: int, object_id: str) -> bytes:
+        """One object of it."""
+        return self.contents[object_id]
+
+    def confirm(self, run_id: int, message_id: str) -> None:
+        """The courier has it: now the runner would take it."""
+        self.log.append(("confirm", message_id))
+        self.runner(self.message)
+
+    def push(self, reply: Message, tree: ObjectTree, seconds: float) -> tuple[set[str], str]:
+        """A reply is announced."""
+        self.log.append(("push", reply.metadata.message_id))
+        self.pushed.append(reply)
+        return ids(tree), "session"
+
+    def push_object(self, run_id: int, session: str, object_id: str, content: bytes) -> None:
+        """A part of it arrives."""
+        self.log.append(("object", object_id))
+        self.objects[object_id] = content
+
+    @property
+    def payload(self) -> int:
+        """Bytes that left and are not the frame of an error with a registered code."""
+        own = {m.metadata.message_id for m in self.pushed if m.has_error()}
+        extra = sum(
+            len(m.error.reason)
+            for m in self.pushed
+            if m.has_error() and m.error.reason not in CODES
+        )
+        return extra + sum(len(data) for name, data in self.objects.items() if name not in own)
+
+
+def ids(tree: ObjectTree) -> set[str]:
+    """Every object id of a tree."""
+    return {tree.object_id}.union(*(ids(child) for child in tree.children))
+
+
+def deflated(message: Message) -> Objects:
+    """A message as the objects Flower moves, children before parents."""
+    message.metadata.__dict__["_message_id"] = ""
+    objects = {name: item.deflate() for name, item in get_all_nested_objects(message).items()}
+    message.metadata.__dict__["_message_id"] = message.object_id
+    return objects
+
+
+def forged(objects: Objects, forge: Callable[[str, bytes], bytes]) -> Objects:
+    """The same tree with some objects changed, and every name made right again."""
+    names: dict[str, str] = {}
+    result: Objects = {}
+    for old, original in objects.items():
+        content = original
+        for before, after in names.items():
+            content = content.replace(before.encode(), after.encode())
+        # Lengths in frames do not change with names: all are 64 letters.
+        changed = forge(content[: content.find(b" ")].decode(), content)
+        names[old] = sha256(changed).hexdigest()
+        result[names[old]] = changed
+    return result
+
+
+def tree_of(objects: Objects, root: str) -> ObjectTree:
+    """The tree the objects' frames speak of."""
+    head = objects[root][: objects[root].find(b"\x00")].split(b" ")
+    children = [c.decode() for c in head[1].split(b",") if c and c.decode() in objects]
+    return ObjectTree(object_id=root, children=[tree_of(objects, child) for child in children])
+
+
+@dataclass
+class Result:
+    """What came of an attempt."""
+
+    payload: int
+    code: str
+    lines: list[Line]
+    server: str | None
+    wire: Wire
+
+
+def attempt(
+    case: Case, folder: Path, *, ledger: Ledger | None = None, kind_of_wire: type[Wire] = Wire
+) -> Result:
+    """Run one case through the courier, and then through the server."""
+    content = (case.content or (lambda: pack_task(ask(case.kind))))()
+    message = Message(
+        content, 7, case.message_type or MESSAGE_TYPES[case.kind], ttl=3.0, group_id="2"
+    )
+    objects = deflated(message)
+    tree = tree_of(objects, message.metadata.message_id)
+    if case.damage is not None:
+        objects = {
+            name: case.damage(data[: data.find(b" ")].decode(), data)
+            for name, data in objects.items()
+        }
+    factory, stop = ObjectStoreFactory(), threading.Event()
+    states = NodeStateFactory(objectstore_factory=factory)
+    state, store = states.state(), factory.store()
+    replies: list[Objects] = []
+
+    def runner(request: Message) -> None:
+        if not state.get_tasks():
+            return
+        reply = (case.reply or honest)(request)
+        parts = deflated(reply)
+        if case.forge is not None:
+            parts = forged(parts, case.forge)
+        replies.append(parts)
+        root = list(parts)[-1]
+        reply.metadata.__dict__["_message_id"] = root
+        bare = Message(RecordDict(), reply_to=request)
+        bare.__dict__["_metadata"] = reply.metadata
+        for name in store.preregister(request.metadata.run_id, tree_of(parts, root)):
+            store.put(name, parts[name])
+        state.store_message(bare)
+        if case.stray:
+            threading.Timer(0.2, stop.set).start()
+
+    wire = kind_of_wire(message, objects, tree, runner, stop)
+    own = ledger or Ledger(folder / "ledger.jsonl")
+    carriage = Carriage(wire, state, store, Gate(PREPARED, own, case.permit), stop)
+    try:
+        carriage.carry_one()
+    except Stopped:
+        assert case.stray
+    finally:
+        own.close()
+    code = wire.pushed[-1].error.reason if wire.pushed and wire.pushed[-1].has_error() else ""
+    verdict = arrive(case, replies[0]) if replies and case.server else None
+    return Result(wire.payload, code, list(read(own.path)), verdict, wire)
+
+
+def arrive(case: Case, objects: Objects) -> str:
+    """The server's word on a reply: its code, or what it made of it."""
+    bound_arrays(PREPARED.study.study)
+    try:
+        message = inflate_object_from_contents(list(objects)[-1], dict(objects))
+        answer = Answer(read_reply(message), None, 1.0)
+    except UNREADABLE:
+        answer = Answer(None, "STR-300", 1.0)
+    except StillroomError as error:
+        answer = Answer(None, error.code, 1.0)
+    task = ask(case.kind)
+    outcome = judge(answer, kind=case.kind, stage=task.stage, prepared=PREPARED, bytes_down=0)
+    return outcome.status if outcome.status == "admitted" else outcome.reason[:7]
+
+
+def honest(request: Message) -> Message:
+    """A reply with nothing wrong in it."""
+    return Message(pack_reply(Reply(GOOD, SAMPLES, METRICS)), reply_to=request)

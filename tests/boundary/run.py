@@ -1,0 +1,189 @@
+"""``make boundary``: everything somebody could try, tried; the record is docs/reference/boundary.md.
+
+Three parts: the handshake matrix against a live server, the smuggling matrix through courier, gate
+and server, and the fuzzers of every decoder. It ends with one line, and with status 1 when
+anything got through or crashed.
+"""
+
+import importlib.util
+import os
+import re
+import ssl
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import typer
+from flwr.supercore.task_identity import TaskIdentity
+
+HERE = Path(__file__).parent
+PAGE = HERE.parents[1] / "docs" / "reference" / "boundary.md"
+DECODERS = ("test_decoders.py", "test_papers.py", "test_ledger.py")
+_EXAMPLES = re.compile(r"(\d+) passing, (\d+) failing, and \d+ invalid test cases")
+"""What Hypothesis threw away as invalid never reached a decoder and does not count."""
+_TEST = re.compile(r"^tests/boundary/(test_\w+\.py)::(test_\w+):$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of the record.
+
+    Attributes:
+        table: Markdown lines.
+        held: How many were refused, or how many examples ran.
+        of: How many there are, or how many tests crashed.
+    """
+
+    table: Sequence[str]
+    held: int
+    of: int
+
+
+def load(name: str) -> None:
+    """Load the module ``name`` beside this file under its name, as the tests do."""
+    spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+
+
+def handshakes() -> Part:
+    """Every way of trying to get in, against one live server."""
+    load("handshakes")
+    import handshakes as matrix
+
+    with tempfile.TemporaryDirectory() as scratch, matrix.live_server(Path(scratch)) as bench:
+        results = matrix.run_matrix(bench)
+    table = ["| who tries | refused | named in the log |", "|---|---|---|"]
+    places = {"tls": "in the handshake, before HTTP", "401": "401, before Flower"}
+    for case in matrix.CASES:
+        where = places.get(case.where, case.where)
+        table.append(
+            f"| {case.name} | {where if results[case.name] else '**got in**'} | `{case.cause}` |"
+        )
+    return Part(table, sum(results.values()), len(results))
+
+
+def smuggling() -> Part:
+    """Everything somebody could try to get out of a site, or into it as work."""
+    load("conftest")
+    import attempts
+    import smuggling as matrix
+
+    for name in ("_run_id", "_node_id", "_task_id"):
+        setattr(TaskIdentity, name, 1)
+    refused = 0
+    table = [
+        "| attempt | gate | server | payload bytes on the wire | ledger |",
+        "|---|---|---|---|---|",
+    ]
+    for case in matrix.CASES:
+        with tempfile.TemporaryDirectory() as folder:
+            result = attempts.attempt(case, Path(folder))
+        line = result.lines[-1]
+        good = (
+            result.payload == 0
+            and line.decision == "refused"
+            and line.code in case.codes
+            and not any(entry.kind == "sent" for entry in result.lines)
+            and (not case.server or result.server in case.server)
+        )
+        refused += good
+        told = result.code or ("nothing sent" if not result.wire.pushed else "LEFT")
+        table.append(
+            f"| {case.name} | {told}{'' if good else ' **not as it should be**'} "
+            f"| {result.server or 'never reaches it'} | {result.payload} | {line.kind}, {line.code} |"
+        )
+    return Part(table, refused, len(matrix.CASES))
+
+
+def fuzz() -> Part:
+    """The fuzzers, in a process of their own: a crash of the interpreter is a crash too."""
+    examples = os.environ.get("STILLROOM_FUZZ_EXAMPLES", "10000")
+    done = subprocess.run(
+        [
+            *(sys.executable, "-P", "-m", "pytest", "-q", "--hypothesis-show-statistics"),
+            *(str(HERE / name) for name in DECODERS),
+        ],
+        cwd=HERE.parents[1],
+        env={**os.environ, "STILLROOM_FUZZ_EXAMPLES": examples},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    table, total, failing = ["| decoder | examples | crashes |", "|---|---|---|"], 0, 0
+    places = [(m.start(), m[1], m[2]) for m in _TEST.finditer(done.stdout)]
+    for (start, file, test), end in zip(
+        places, [*(p[0] for p in places[1:]), len(done.stdout)], strict=True
+    ):
+        counts = [tuple(map(int, m)) for m in _EXAMPLES.findall(done.stdout[start:end])]
+        ran = sum(map(sum, counts))
+        bad = sum(c[1] for c in counts)
+        total, failing = total + ran, failing + bool(bad)
+        table.append(f"| `{file}` {test.removeprefix('test_').replace('_', ' ')} | {ran} | {bad} |")
+    # A test that failed without a failing example (or never started) is a crash all the same.
+    crashes = failing or int(done.returncode != 0)
+    if crashes:
+        typer.echo(done.stdout[-6000:] + done.stderr[-2000:])
+    return Part(table, total, crashes)
+
+
+def page(one: Part, two: Part, three: Part, verdict: str, seconds: float) -> str:
+    """The record, as a page."""
+    lines = [
+        "# The boundary, tried",
+        "",
+        "Written by `make boundary`; do not edit. Every row is an attempt that was made on this",
+        "code, not a promise. Codes: [error codes](errors.md).",
+        "",
+        _where(seconds),
+        "",
+        f"**{verdict}**",
+        "",
+        "## Getting in: the handshake matrix",
+        "",
+        *one.table,
+        "",
+        "## Getting out: the smuggling matrix",
+        "",
+        "*Gate* is the code the site answered with, *server* what the server made of the same bytes",
+        "when they reach it past the gate. Payload is counted on the wire.",
+        "",
+        *two.table,
+        "",
+        "## Every decoder that sees a peer's bytes",
+        "",
+        *three.table,
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _where(seconds: float) -> str:
+    libraries = f"Python {sys.version.split()[0]}, {ssl.OPENSSL_VERSION}, flwr {version('flwr')}"
+    return f"{libraries}, {seconds:.0f} s."
+
+
+def main() -> int:
+    """Run all parts, write the page, print the line; 1 when anything got through or crashed."""
+    started = time.monotonic()
+    one, two, three = handshakes(), smuggling(), fuzz()
+    verdict = (
+        f"handshake {one.held}/{one.of} refused, smuggling {two.held}/{two.of} refused, "
+        f"fuzz {three.held} examples {three.of} crashes"
+    )
+    PAGE.write_text(page(one, two, three, verdict, time.monotonic() - started), "utf-8")
+    typer.echo("\n".join([*one.table, "", *two.table, "", *three.table, ""]))
+    typer.echo(verdict)
+    return int(one.held < one.of or two.held < two.of or three.of > 0 or three.held == 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
