@@ -2,21 +2,21 @@
 
 import shutil
 import threading
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
-from flwr.proto.message_pb2 import ObjectTree
 
-from stillroom.client import courier
+from stillroom.client import carriage
+from stillroom.client.carriage import Carriage, Expired, RunEnded
 from stillroom.client.config import SiteConfig
 from stillroom.client.courier import (
     RETRY_MOST_S,
     CourierSettings,
     Edge,
-    RunEnded,
     Stopped,
-    _contents,
     _translate,
 )
 from stillroom.client.sockets import loopback_listener
@@ -113,6 +113,8 @@ def settings(tmp_path: Path) -> CourierSettings:
         private_key=tmp_path / "site.key",
         runtime_port=9094,
         secret=b"s",
+        agreement=None,  # type: ignore[arg-type]  # the connection alone does not look at it
+        ledger=tmp_path / "ledger.jsonl",
     )
 
 
@@ -261,11 +263,14 @@ class Withholding:
 
 def test_runner_that_dies_in_the_middle_of_its_reply(monkeypatch: pytest.MonkeyPatch) -> None:
     """The courier neither waits for ever nor ignores that it was told to stop."""
-    tree, stop = ObjectTree(object_id="a"), threading.Event()
-    monkeypatch.setattr(courier, "REQUEST_TIMEOUT_S", 0.1)
+    stop = threading.Event()
+    monkeypatch.setattr(carriage, "DELIVERY_S", 0.1)
+    one = Carriage(None, None, Withholding(), None, stop)  # type: ignore[arg-type]
+    asked = SimpleNamespace(metadata=SimpleNamespace(created_at=time.time(), ttl=60.0))
+    request = SimpleNamespace(message=asked)
 
-    with pytest.raises(RunEnded):
-        list(_contents(Withholding(), tree, {"a"}, stop))  # type: ignore[arg-type]
+    with pytest.raises(Expired):
+        one._arriving(request, "a")  # type: ignore[arg-type]
     stop.set()
     with pytest.raises(Stopped):
-        list(_contents(Withholding(), tree, {"a"}, stop))  # type: ignore[arg-type]
+        one._arriving(request, "a")  # type: ignore[arg-type]

@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from stillroom.common.console import command_group
+
 if TYPE_CHECKING:
     from stillroom.client.config import SiteConfig
     from stillroom.common.signed_study import SignedStudy
 
-consent = typer.Typer(no_args_is_help=True, help=__doc__)
+consent = command_group(__doc__)
 
 Config = Annotated[
     Path, typer.Option("--config", "-c", help="The site's site.toml.", show_default=False)

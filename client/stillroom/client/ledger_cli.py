@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from stillroom.common.console import command_group
 from stillroom.common.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
     from stillroom.client.ledger import Line
 
-ledger = typer.Typer(no_args_is_help=True, help=__doc__)
+ledger = command_group(__doc__)
 
 NAME = "ledger.jsonl"
 """In the site's state folder."""

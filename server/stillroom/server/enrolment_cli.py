@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from stillroom.common.console import command_group
 from stillroom.common.errors import ConfigError, TrustError
 from stillroom.server.config import ServerConfig
 
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 
     from stillroom.common.enrolment import KeyRequest
 
-site = typer.Typer(no_args_is_help=True, help="Invite, approve, revoke and list hospitals.")
-operator = typer.Typer(no_args_is_help=True, help="Whose signature under a study counts.")
+site = command_group("Invite, approve, revoke and list hospitals.")
+operator = command_group("Whose signature under a study counts.")
 
 Config = Annotated[
     Path, typer.Option("--config", "-c", help="The operator's server.toml.", show_default=False)
