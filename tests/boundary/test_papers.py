@@ -38,9 +38,9 @@ from stillroom.common.manifest import Manifest
 from stillroom.common.pki.issue import issue_site, make_ca, new_key
 from stillroom.common.pki.request import read_request
 from stillroom.common.pki.verify import verify_site
-from stillroom.common.signed_study import StudySignature, check_signature
+from stillroom.common.signed_study import SignedStudy, StudySignature, check_signature
 from stillroom.common.signing import key_id, new_signing_key, public_key_hex, sign
-from stillroom.common.study import PreparedStudy, Study
+from stillroom.common.study import Study
 from stillroom.server.consents import receive
 from stillroom.server.store.registry import Issued, Registry, Request
 
@@ -167,9 +167,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @FUZZ
 @given(data=like(attempts.PREPARED.model_dump_json().encode()))
 def test_prepared_studies(folder: Path, data: bytes) -> None:
-    """A study.json of any bytes is refused, or names weights that are not there."""
+    """A study.json of any bytes is refused: its weights are not there, or it is not signed."""
     (folder / "study.json").write_bytes(data)
-    assert verdict(lambda: PreparedStudy.load(folder)) is None
+    assert verdict(lambda: SignedStudy.load(folder, {})) is None
 
 
 STUDY = json.loads(attempts.PREPARED.study.model_dump_json())
