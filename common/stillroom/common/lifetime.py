@@ -34,11 +34,11 @@ def stop_on_signals() -> threading.Event:
 def patience(waited_s: float, shortest_s: float) -> float:
     """How long to wait before the next look, in seconds, after ``waited_s`` without news.
 
-    A twentieth of the wait so far, between ``shortest_s`` and 2 s: who has waited a minute for a
+    A fortieth of the wait so far, between ``shortest_s`` and 2 s: who has waited a minute for a
     training round loses little by waiting two seconds more, and every look costs the server a
     signature check and a query. Short waits keep their short pauses.
     """
-    return max(shortest_s, min(2.0, waited_s / 20))
+    return max(shortest_s, min(2.0, waited_s / 40))
 
 
 @contextlib.contextmanager

@@ -168,12 +168,14 @@ class StudyRun:
         for number in range(1, max(stage.rounds for stage in wave) + 1):
             active = [stage for stage in wave if number <= stage.rounds]
             self._run_round(active, number)
+        trained = [stage for stage in wave if exchanges_weights(stage)]
+        for stage in trained:
+            self.digests[stage.name] = write_weights(
+                self.journal.folder / "weights", self.models[stage.name]
+            )
+        if trained:
+            self.scores |= self._evaluate(trained, None, held_out_only=False)
         for stage in wave:
-            if exchanges_weights(stage):
-                self.digests[stage.name] = write_weights(
-                    self.journal.folder / "weights", self.models[stage.name]
-                )
-                self.scores[stage.name] = self._evaluate(stage, stage.rounds, held_out_only=False)
             self.journal.event("stage.closed", stage=stage.name)
 
     def _run_round(self, active: Sequence[Stage], number: int) -> None:
@@ -267,7 +269,7 @@ class StudyRun:
         record = round_record(number, outcomes, seconds=time.monotonic() - opened, model=digest)
         every = stage.evaluate_every
         if total is not None and every and number % every == 0 and number < stage.rounds:
-            record["evaluation"] = self._evaluate(stage, number, held_out_only=True)
+            record["evaluation"] = self._evaluate([stage], number, held_out_only=True)[stage.name]
         self.stages[stage.name].append(record)
         self.journal.write(f"round-{stage.name}-{number:04d}.json", record)
         self.journal.event(
@@ -283,27 +285,45 @@ class StudyRun:
     # -- 3. how good it is ----------------------------------------------------------------------
 
     def _evaluate(
-        self, stage: Stage, number: int, *, held_out_only: bool
-    ) -> dict[str, Mapping[str, float]]:
-        """Scores of a stage's model by site; a site that cannot score it is a note, no failure."""
-        sites = admit_evaluation(
-            self.study,
-            stage,
-            self.inventories,
-            held_out_only=held_out_only,
-            consents=self._standings(self.inventories),
-        )
-        task = Task(self.prepared.digest, stage.name, number, weights=self.models[stage.name])
-        check_task(STAGE, task, self.prepared)
-        calls = [Call(STAGE, site, task) for site in sites]
-        scores: dict[str, Mapping[str, float]] = {}
+        self, stages: Sequence[Stage], number: int | None, *, held_out_only: bool
+    ) -> dict[str, dict[str, Mapping[str, float]]]:
+        """Scores by stage and site; all sites work side by side.
+
+        A site that cannot score a model is a note, no failure.
+
+        Args:
+            stages: Whose present models are scored.
+            number: Round to name; each stage's last when None.
+            held_out_only: Leave training sites to their training.
+        """
+        calls: list[Call] = []
+        standings = self._standings(self.inventories)
+        for stage in stages:
+            sites = admit_evaluation(
+                self.study,
+                stage,
+                self.inventories,
+                held_out_only=held_out_only,
+                consents=standings,
+            )
+            at = number or stage.rounds
+            task = Task(self.prepared.digest, stage.name, at, weights=self.models[stage.name])
+            check_task(STAGE, task, self.prepared)
+            calls += [Call(STAGE, site, task) for site in sites]
+        scores: dict[str, dict[str, Mapping[str, float]]] = {stage.name: {} for stage in stages}
         for call, answer in self.exchange.ask(calls, deadline_s=self.study.study.quorum.deadline_s):
             outcome = self._judge(call, answer)
             if outcome.status == "admitted":
-                scores[call.site] = outcome.metrics
+                scores[call.task.stage][call.site] = outcome.metrics
             else:
-                self._note(f"{stage.name}: {call.site} could not be scored, {outcome.reason}.")
-        self.journal.event("stage.scored", stage=stage.name, round=number, sites=sorted(scores))
+                self._note(f"{call.task.stage}: {call.site} could not score, {outcome.reason}.")
+        for stage in stages:
+            self.journal.event(
+                "stage.scored",
+                stage=stage.name,
+                round=number or stage.rounds,
+                sites=sorted(scores[stage.name]),
+            )
         return scores
 
     # -- 4. what is left behind -----------------------------------------------------------------
