@@ -316,7 +316,7 @@ class StudyRun:
             if outcome.status == "admitted":
                 scores[call.task.stage][call.site] = outcome.metrics
             else:
-                self._note(f"{call.task.stage}: {call.site} could not score, {outcome.reason}.")
+                self._note(f"{call.task.stage}: {call.site} could not be scored, {outcome.reason}.")
         for stage in stages:
             self.journal.event(
                 "stage.scored",
