@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL
 from flwr.proto.fleet_pb2 import ActivateNodeRequest, RegisterNodeFleetRequest
@@ -23,7 +24,10 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
+from stillroom.common.manifest import Manifest, TensorSpec
 from stillroom.common.pki.files import load_key
+from stillroom.common.study import PreparedStage, PreparedStudy, Study
+from stillroom.common.tensorfile import write_weights
 from stillroom.server.config import ServerConfig
 from stillroom.server.superlink import Operator, superexec_secret
 
@@ -278,9 +282,28 @@ def test_world_readable_key(
     expect_refusal(server_command("serve", "-c", config), code="STR-202", status=3)
 
 
+def prepared_study(folder: Path) -> None:
+    """The least a courier has: a study of one tensor."""
+    spec = TensorSpec(name="w", shape=(2,), dtype="float32", group="g")
+    digest = write_weights(folder / "weights", {"w": np.ones(2, np.float32)})
+    stage = PreparedStage(initial_sha256=digest, manifest=Manifest(tensors=(spec,)))
+    study = Study.parse(
+        {
+            "study": {"name": "knock", "max_update_norm": 100.0},
+            "volume": {"spacing_mm": [2, 2, 2], "patch": [32, 32, 32]},
+            "label": {"vessels": {"kind": "mask", "classes": ["AO"]}},
+            "model": {"teacher": {"arch": "dynunet", "channels": [4, 8]}},
+            "stage": [{"name": "teach", "recipe": "teach", "label": "vessels"}],
+        }
+    )
+    prepared = PreparedStudy(study=study, stages={"teach": stage})
+    (folder / "study.json").write_text(prepared.model_dump_json())
+
+
 def site_toml(folder: Path, server: Any, papers: Any, who: str, ca: Path, port: int) -> Path:
     """A hospital's configuration; it needs no data to knock at the edge."""
     folder.mkdir()
+    prepared_study(folder / "study")
     (folder / "secret").write_text("s")
     (folder / "secret").chmod(0o600)
     path = folder / "site.toml"
