@@ -8,8 +8,8 @@ import pytest
 
 from stillroom.common.errors import CODES, ContractError
 from stillroom.common.manifest import Manifest, TensorSpec
-from stillroom.common.messages import Reply
-from stillroom.common.study import Study
+from stillroom.common.messages import LABEL, ROUND, Reply
+from stillroom.common.study import PreparedStage, PreparedStudy, Study
 from stillroom.server.rounds.outcome import (
     Answer,
     Outcome,
@@ -40,9 +40,15 @@ def study(min_sites: int = 1) -> Study:
     )
 
 
+PREPARED = PreparedStudy(
+    study=study(), stages={"teach": PreparedStage(initial_sha256="0" * 64, manifest=MANIFEST)}
+)
+
+
 def judged(reply: Reply | None, code: str | None = None, *, counts_only: bool = False) -> Outcome:
-    manifest = None if counts_only else MANIFEST
-    return judge(Answer(reply, code, 1.5), study=study(), manifest=manifest, bytes_down=16)
+    kind = LABEL if counts_only else ROUND
+    answer = Answer(reply, code, 1.5)
+    return judge(answer, kind=kind, stage="teach", prepared=PREPARED, bytes_down=16)
 
 
 TABLE: dict[str, tuple[Reply, str]] = {
@@ -82,10 +88,15 @@ def test_good_update() -> None:
 
 def test_counts_only() -> None:
     """Where numbers were asked for, numbers are enough, and tensors are too much."""
-    assert judged(Reply(None, {}, {"train.cases": 1}), counts_only=True).status == "admitted"
+    assert (
+        judged(Reply(None, {}, {"pseudo.vessels.written": 50}), counts_only=True).status
+        == "admitted"
+    )
 
     refused = judged(Reply(GOOD, {}, {}), counts_only=True)
     assert (refused.status, refused.reason[:7]) == ("refused", "STR-301")
+    other = judged(Reply(None, {}, {"train.cases": 5}), counts_only=True)
+    assert (other.status, other.reason[:7]) == ("refused", "STR-304")
 
 
 @pytest.mark.parametrize(
