@@ -179,7 +179,7 @@ def _leaves(prepared: PreparedStudy, facts: SiteFacts) -> list[str]:
         *_item(f"eval.{label}.{first}.{score}: how well {first} was found, averaged"),
         *_wrapped(small),
         *_wrapped("An average over one scan is that scan's own."),
-        *_wrapped("3. Error codes such as STR-401, seven letters and digits, without any text."),
+        *_wrapped("3. Error codes such as STR-401, without any text."),
         *_wrapped(
             "Everything that leaves, and everything that was refused, is in this hospital's own "
             "ledger."

@@ -30,7 +30,13 @@ def _group() -> None:
 @data.command()
 def scan(
     folder: Annotated[Path, typer.Argument(help="Scans and labels, in any folder structure.")],
-    state: State = Path("state"),
+    state: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for the catalogue and this site's salt.",
+            show_default="that of --config, else ./state",
+        ),
+    ] = None,
     min_slices: Annotated[int, typer.Option(min=1, help="Fewest slices of a usable series.")] = 16,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     config: Annotated[
@@ -44,13 +50,15 @@ def scan(
     from stillroom.client.config import SiteConfig
     from stillroom.client.intake import index
 
+    site = None if config is None else SiteConfig.load(config)
+    state = state or (site.state if site else Path("state"))
     with Progress(console=Console(stderr=True), transient=True, disable=json_) as bar:
         task = bar.add_task("reading headers", total=None)
         catalogue = index.scan(
             folder,
             state=state,
             min_slices=min_slices,
-            rules=None if config is None else SiteConfig.load(config).rules,
+            rules=site.rules if site else None,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     catalogue.save(state / CATALOGUE)

@@ -268,7 +268,7 @@ def _parse(raw: bytes, number: int) -> Line:
 def damaged(number: int) -> TrustError:
     """The refusal to go on with a ledger that was changed."""
     return TrustError(
-        f"Line {number + 1} of the ledger was changed, removed or put in later.",
+        f"Line {number + 1} of the ledger, or the one before it, was changed, removed or put in later.",
         fix="Keep the file as evidence, find out who changed it, and start with a new state folder "
         "or a copy of the ledger that `stillroom-client ledger verify` accepts.",
         code="STR-220",

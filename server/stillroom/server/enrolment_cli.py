@@ -89,6 +89,7 @@ def invite(config: Config, name: Name) -> None:
     console.print("the hospital runs")
     console.print(
         f"  stillroom-client enrol --server {host}:{port} --token {token} "
+        f"--edge {host}:{settings.edge_port} "
         f"--fingerprint {consortium.ca_sha256} --dir ./stillroom",
         markup=False,
     )
@@ -209,6 +210,7 @@ def add(
 
     settings, hexadecimal = ServerConfig.load(config), ungrouped(public_key)
     signer = load_signing_key(key or config.resolve().parent / "operator.key")
+    _refuse_foreign_signer(settings, signer, leaving="")
     with open_registry(settings) as registry:
         record = OperatorRecord(key_id(public_key_from_hex(hexadecimal)), name, hexadecimal)
         registry.add_operator(record, time.time())
@@ -222,12 +224,14 @@ def remove(
     name: Annotated[str, typer.Argument(help="For people.")],
     key: SignerKey = None,
 ) -> None:
-    """Take an operator out of office; sites learn of it with the new description."""
+    """Take an operator out of office; give enrolled sites the new consortium.json yourself."""
     from stillroom.common.pki.files import load_signing_key
     from stillroom.server.enrolment import open_registry
 
+    settings = ServerConfig.load(config)
     signer = load_signing_key(key or config.resolve().parent / "operator.key")
-    with open_registry(ServerConfig.load(config)) as registry:
+    _refuse_foreign_signer(settings, signer, leaving=name)
+    with open_registry(settings) as registry:
         registry.remove_operator(name, time.time())
     _describe_again(config, signer)
     console.print(f"operator {name} removed", markup=False)
@@ -243,6 +247,27 @@ def list_operators(config: Config) -> None:
         for entry in registry.operators():
             table.add_row(entry.name, entry.key_id, entry.public_key)
     console.print(table)
+
+
+def _refuse_foreign_signer(
+    settings: ServerConfig, signer: "Ed25519PrivateKey", *, leaving: str
+) -> None:
+    """Before the registry changes: a description that nobody may sign would leave the two apart.
+
+    Raises:
+        ConfigError: STR-108, the signing key is not that of an operator who stays.
+    """
+    from stillroom.common.signing import key_id
+    from stillroom.server.enrolment import open_registry
+
+    with open_registry(settings) as registry:
+        staying = {entry.key_id for entry in registry.operators() if entry.name != leaving}
+    if key_id(signer.public_key()) not in staying:
+        raise ConfigError(
+            "The key that should sign the new description is not that of an operator who stays.",
+            fix="Name the key of another operator with --key.",
+            code="STR-108",
+        )
 
 
 def _describe_again(config: Path, signer: "Ed25519PrivateKey") -> None:
