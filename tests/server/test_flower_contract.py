@@ -178,3 +178,15 @@ def test_no_ten_megabyte_array_is_split_wrongly() -> None:
     array = Array("uint8", (len(data),), "safetensors", data)
     assert len(array.slice_array()) == 2, "messages._arrays"
     assert Array.inflate(array.deflate(), children=array.children).data == data
+
+
+def test_the_pause_for_an_object_on_its_way_is_ours() -> None:
+    """arrivals.look_sooner: the Grid pulls through this name, and Flower's own pause is a second."""
+    import inspect
+
+    from flwr.supercore.inflatable import inflatable_utils
+    from flwr.superlink.grid import http_grid
+
+    names = inspect.signature(inflatable_utils.pull_objects).parameters
+    assert names["initial_backoff"].default >= 1, "arrivals.look_sooner is no longer needed"
+    assert "pull_objects(" in inspect.getsource(http_grid.HttpGrid.pull_messages)

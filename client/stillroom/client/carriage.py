@@ -149,7 +149,14 @@ class Carriage:
                 )
             return content
 
-        contents = pull_objects(self.store.preregister(run_id, tree), pull_object_fn=pull)
+        contents = pull_objects(
+            self.store.preregister(run_id, tree),
+            pull_object_fn=pull,
+            # A task is announced before its objects are uploaded; Flower would look again after
+            # one second at the earliest.
+            initial_backoff=0.05,
+            backoff_cap=1.0,
+        )
         for name in list(contents):
             self.store.put(name, contents.pop(name))
 

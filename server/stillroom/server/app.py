@@ -12,7 +12,7 @@ from stillroom.common.errors import StillroomError
 from stillroom.common.lifetime import patience
 from stillroom.common.messages import MESSAGE_TYPES, SITE_FAILED, pack_task, read_reply
 from stillroom.common.study import PreparedStudy
-from stillroom.server.arrivals import UNREADABLE, bound_arrays
+from stillroom.server.arrivals import UNREADABLE, bound_arrays, look_sooner
 from stillroom.server.consents import RegistryConsents
 from stillroom.server.rounds.outcome import Answer
 from stillroom.server.store.journal import Journal
@@ -40,6 +40,7 @@ def main(grid: Grid, context: Context) -> None:
     try:
         prepared = PreparedStudy.load(study_dir)
         bound_arrays(prepared.study.study)
+        look_sooner()
         require_student(prepared.study)
     except StillroomError as error:
         # Before there is a run to record; whoever follows the events must not wait for ever.
