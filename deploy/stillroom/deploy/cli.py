@@ -38,7 +38,7 @@ def rehearse(
         typer.Option(min=1, max=65535, help="Port of the edge.", show_default="a free one"),
     ] = None,
     labelled: Annotated[int, typer.Option(min=2, help="Labelled phantoms per training site.")] = 10,
-    unlabelled: Annotated[int, typer.Option(min=0, help="Unlabelled ones.")] = 16,
+    unlabelled: Annotated[int, typer.Option(min=0, help="Unlabelled ones.")] = 12,
     held_out: Annotated[int, typer.Option(min=1, help="Phantoms at the held-out site.")] = 8,
 ) -> None:
     """Run a study from empty folder to report and release."""

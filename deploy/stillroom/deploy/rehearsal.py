@@ -69,7 +69,7 @@ class Plan:
     in_process: bool = False
     edge_port: int | None = None
     labelled: int = 10
-    unlabelled: int = 16
+    unlabelled: int = 12
     held_out: int = 8
 
 

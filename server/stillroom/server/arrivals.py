@@ -74,4 +74,5 @@ def look_sooner() -> None:
     A reply is announced before its objects are uploaded, and Flower's first pause for an object
     that is not there yet is one second: at every answer of every round.
     """
-    http_grid.pull_objects = partial(pull_objects, initial_backoff=FIRST_LOOK_S, backoff_cap=1.0)  # type: ignore[assignment]
+    quick = partial(pull_objects, initial_backoff=FIRST_LOOK_S, backoff_cap=1.0)
+    setattr(http_grid, "pull_objects", quick)  # noqa: B010  # a name the module does not export
