@@ -1,6 +1,8 @@
 """The typed view of Flower records: the only string keys in the code base.
 
 Server to site, a ``Task``; site to server, a ``Reply`` or an error that is nothing but a code.
+Weights travel beside the message, as files named by the SHA-256 of their bytes; a message holds
+their names.
 """
 
 import re
@@ -8,12 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Error, Message, MetricRecord, RecordDict
 
 from stillroom.common.errors import CODES, ContractError, StillroomError
-from stillroom.common.manifest import Weights
-from stillroom.common.tensorfile import serialise, views
 
 INVENTORY = "inventory"
 """``query``: how many cases of which label. Answer: metrics."""
@@ -32,13 +31,48 @@ MESSAGE_TYPES = {
 }
 """Kind of task -> Flower message type."""
 
+ENCODINGS = ("fp32", "bf16-delta", "int8-delta")
+"""How an update's numbers are written (``stillroom.common.encoding``)."""
+
 SITE_FAILED = 1
 """Flower's error code for every failure at a site; what happened is our code in its reason."""
 
-_MODEL = "weights"
-_FILE = "safetensors"
-_TEACHER = "teacher."
+_MODEL = "model."
+_UPDATE = "update"
 _CODE = re.compile(r"STR-[0-9]{3}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+MOST_BYTES = 1 << 40
+"""No file of weights is larger; what a study allows is far below."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A model as its difference from another one.
+
+    Attributes:
+        base: SHA-256 of the model it is added to.
+        sha256: Of the encoded file (``common.encoding``).
+        nbytes: Its size.
+    """
+
+    base: str
+    sha256: str
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRef:
+    """A global model that goes with a task; a site fetches only what it does not hold.
+
+    Attributes:
+        sha256: Of its safetensors file, and the name under which the whole file can be fetched.
+        nbytes: Size of that file.
+        delta: For a site that holds the base: the smaller way to the same bytes.
+    """
+
+    sha256: str
+    nbytes: int
+    delta: Delta | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +83,30 @@ class Task:
         study: Digest of the prepared study.
         stage: Stage name; empty for an inventory.
         round: 1-based; 0 where rounds do not apply.
-        weights: The stage's current model; None where there is none.
-        teachers: By ``teach`` stage name.
+        models: By stage name: the stage's own current model, and those of its teachers.
     """
 
     study: str
     stage: str = ""
     round: int = 0
-    weights: Weights | None = None
-    teachers: Mapping[str, Weights] = field(default_factory=dict)
+    models: Mapping[str, ModelRef] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateRef:
+    """An update's file.
+
+    Attributes:
+        encoding: ``fp32`` (a safetensors file) or a delta encoding of ``common.encoding``.
+        base: SHA-256 of the global model it was trained from.
+        sha256: Of the file's bytes.
+        nbytes: Its size.
+    """
+
+    encoding: str
+    base: str
+    sha256: str
+    nbytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +114,12 @@ class Reply:
     """What a site answers.
 
     Attributes:
-        weights: Exactly the stage manifest's tensors; None for counts and scores.
+        update: Where the stage manifest's tensors are; None for counts and scores.
         samples: Cases that put a gradient into each group.
         metrics: Whitelisted numbers (``stillroom.common.metrics``).
     """
 
-    weights: Weights | None = None
+    update: UpdateRef | None = None
     samples: Mapping[str, int] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
 
@@ -80,10 +129,8 @@ def pack_task(task: Task) -> RecordDict:
     content = RecordDict(
         {"task": ConfigRecord({"study": task.study, "stage": task.stage, "round": task.round})}
     )
-    if task.weights is not None:
-        content[_MODEL] = _arrays(task.weights)
-    for name, weights in task.teachers.items():
-        content[_TEACHER + name] = _arrays(weights)
+    for name, model in sorted(task.models.items()):
+        content[_MODEL + name] = ConfigRecord(_model_fields(model))
     return content
 
 
@@ -95,38 +142,50 @@ def read_task(message: Message) -> Task:
     """
     try:
         content = message.content
-        configs, arrays = content.config_records, content.array_records
-        header = dict(configs["task"])
-        study, stage, number = header.pop("study"), header.pop("stage"), header.pop("round")
-    except (KeyError, ValueError) as error:
+        settings = {name: dict(record) for name, record in content.config_records.items()}
+    except ValueError as error:
         raise _broken("The message holds no task.") from error
-    if header or len(configs) > 1 or content.metric_records:
-        # A path, a setting, a program: whatever it is, a task has no place for it.
+    if content.metric_records or content.array_records:
         raise _broken("The message holds more than a task.")
-    if not all(name == _MODEL or name.startswith(_TEACHER) for name in arrays):
-        raise _broken("The message holds more than a task.")
+    return task_of(settings)
+
+
+def task_of(settings: Mapping[str, Mapping[str, Any]]) -> Task:
+    """The task in a message's settings, given by name of the record.
+
+    Raises:
+        ContractError: STR-300 when it is not one, or holds anything else: a path, a program,
+            whatever it is, a task has no place for it.
+    """
+    header = dict(settings.get("task", {}))
+    if header.keys() != {"study", "stage", "round"}:
+        raise _broken("The message holds no task.")
+    study, stage, number = header["study"], header["stage"], header["round"]
     if not (isinstance(study, str) and isinstance(stage, str) and type(number) is int):
         raise _broken("The task's header has values of the wrong type.")
-    return Task(
-        study=study,
-        stage=stage,
-        round=number,
-        weights=_copies(arrays[_MODEL]) if _MODEL in arrays else None,
-        teachers={
-            name.removeprefix(_TEACHER): _copies(record)
-            for name, record in arrays.items()
-            if name.startswith(_TEACHER)
-        },
-    )
+    models = {}
+    for name, fields in settings.items():
+        if name.startswith(_MODEL):
+            models[name.removeprefix(_MODEL)] = _model_of(fields)
+        elif name != "task":
+            raise _broken("The message holds more than a task.")
+    return Task(study, stage, number, models)
 
 
 def pack_reply(reply: Reply) -> RecordDict:
     """``reply`` as the content of a Flower message."""
     # Sorted, so that not even an order can say anything.
     content = RecordDict({"metrics": MetricRecord(dict(sorted(reply.metrics.items())))})
-    if reply.weights is not None:
-        content[_MODEL] = _arrays(reply.weights)
+    if reply.update is not None:
         content["samples"] = MetricRecord(dict(sorted(reply.samples.items())))
+        content[_UPDATE] = ConfigRecord(
+            {
+                "encoding": reply.update.encoding,
+                "base": reply.update.base,
+                "sha256": reply.update.sha256,
+                "bytes": reply.update.nbytes,
+            }
+        )
     return content
 
 
@@ -147,11 +206,25 @@ def read_reply(message: Message) -> Reply:
     if not message.has_content():
         raise _broken("The reply is empty.")
     content = message.content
-    arrays, numbers = content.array_records, content.metric_records
-    if (
-        content.config_records
-        or not arrays.keys() <= {_MODEL}
-        or not numbers.keys() <= {"samples", "metrics"}
+    if content.array_records:
+        raise _broken("The reply holds records that are not part of a reply.")
+    return reply_of(
+        {name: dict(record) for name, record in content.config_records.items()},
+        {name: dict(record) for name, record in content.metric_records.items()},
+    )
+
+
+def reply_of(
+    settings: Mapping[str, Mapping[str, Any]], numbers: Mapping[str, Mapping[str, Any]]
+) -> Reply:
+    """The reply in a message's settings and numbers, given by name of the record.
+
+    Raises:
+        ContractError: STR-300, records other than a reply's; STR-304, a count that is none.
+    """
+    training = _UPDATE in settings
+    if settings.keys() != ({_UPDATE} if training else set()) or numbers.keys() != (
+        {"metrics", "samples"} if training else {"metrics"}
     ):
         raise _broken("The reply holds records that are not part of a reply.")
     samples = dict(numbers.get("samples", {}))
@@ -161,12 +234,9 @@ def read_reply(message: Message) -> Reply:
             fix="Check that site and server run the same release.",
             code="STR-304",
         )
-    metrics = dict(numbers.get("metrics", {}))
-    return Reply(
-        weights=_weights(arrays[_MODEL]) if _MODEL in arrays else None,
-        samples=samples,  # type: ignore[arg-type]  # just checked
-        metrics=metrics,  # type: ignore[arg-type]  # checked by common.metrics.check_metrics
-    )
+    update = _update_of(settings[_UPDATE]) if training else None
+    # Values are checked by common.metrics.check_metrics.
+    return Reply(update, samples, dict(numbers["metrics"]))
 
 
 def failure(error: BaseException) -> Error:
@@ -181,37 +251,49 @@ def failure_code(error: Error) -> str:
     return reason if _CODE.fullmatch(reason) and reason in CODES else "STR-300"
 
 
-def tensor_bytes(weights: Weights | None) -> int:
-    """Bytes of the arrays themselves, without framing."""
-    return 0 if weights is None else sum(value.nbytes for value in weights.values())
+def _model_fields(model: ModelRef) -> dict[str, Any]:
+    fields: dict[str, Any] = {"sha256": model.sha256, "bytes": model.nbytes}
+    if model.delta is not None:
+        fields |= {
+            "base": model.delta.base,
+            "delta": model.delta.sha256,
+            "delta-bytes": model.delta.nbytes,
+        }
+    return fields
 
 
-def _arrays(weights: Weights) -> ArrayRecord:
-    """Weights as one array of bytes: a safetensors file.
-
-    Flower moves every array as objects of its own, each a request per hop and a row in the
-    server's database: 150 tensors took seconds where one blob takes milliseconds. The file
-    also carries names, shapes and dtypes, so the receiver checks them before it uses a number.
-    """
-    blob = serialise(weights)
-    return ArrayRecord({_FILE: Array("uint8", (len(blob),), _FILE, blob)})
-
-
-def _weights(record: ArrayRecord) -> dict[str, np.ndarray[Any, Any]]:
-    """Read-only views of the tensors a peer sent."""
-    if list(record) != [_FILE] or record[_FILE].stype != _FILE:
-        raise _broken("The message's weights are not one safetensors file.")
-    try:
-        # Never through NumPy's own file format: a hostile one takes memory, or ends in errors of
-        # every kind, before anything can be checked.
-        return views(record[_FILE].data)
-    except ValueError as error:
-        raise _broken("The message's weights are not one safetensors file.") from error
+def _model_of(fields: Mapping[str, Any]) -> ModelRef:
+    delta = None
+    if fields.keys() == {"sha256", "bytes", "base", "delta", "delta-bytes"}:
+        delta = Delta(
+            _digest(fields["base"]), _digest(fields["delta"]), _size(fields["delta-bytes"])
+        )
+    elif fields.keys() != {"sha256", "bytes"}:
+        raise _broken("A model's record is not one of ours.")
+    return ModelRef(_digest(fields["sha256"]), _size(fields["bytes"]), delta)
 
 
-def _copies(record: ArrayRecord) -> dict[str, np.ndarray[Any, Any]]:
-    """The same, for a recipe to write into."""
-    return {name: value.copy() for name, value in _weights(record).items()}
+def _update_of(fields: Mapping[str, Any]) -> UpdateRef:
+    if fields.keys() != {"encoding", "base", "sha256", "bytes"}:
+        raise _broken("The update's record is not one of ours.")
+    encoding = fields["encoding"]
+    if encoding not in ENCODINGS:
+        raise _broken("The update's encoding is none of ours.")
+    return UpdateRef(
+        encoding, _digest(fields["base"]), _digest(fields["sha256"]), _size(fields["bytes"])
+    )
+
+
+def _digest(value: object) -> str:
+    if not (isinstance(value, str) and _SHA256.fullmatch(value)):
+        raise _broken("A file's name is not a SHA-256.")
+    return value
+
+
+def _size(value: object) -> int:
+    if not (type(value) is int and 0 < value <= MOST_BYTES):
+        raise _broken("A file's size is not a size.")
+    return value
 
 
 def _broken(what: str) -> ContractError:

@@ -38,7 +38,10 @@ class Quorum(Section):
     min_sites: Count = 1
     """Fewest usable updates of the sites that were asked; fewer end the study."""
     deadline_s: Positive = 3600.0
-    """A site that has not answered by then is recorded as late and left out."""
+    """A site that has not answered by then is recorded as late and left out. From a stage's second
+    round on the deadline is shorter: three times the slowest answer seen, at least a minute."""
+    grace_s: Positive = 600.0
+    """Once ``min_sites`` usable updates are there, how long the other sites may still take."""
 
 
 class StudySection(Section):
@@ -145,6 +148,50 @@ class Optimiser(Section):
     steps: Count = 10
     """Optimiser steps per site and round."""
     clip_norm: Positive = 5.0
+    proximal: Annotated[float, Field(ge=0)] = 0.0
+    """FedProx (Li et al. 2020): weight of half the squared distance from the round's global model."""
+    keep_optimiser: bool = False
+    """Carry the optimiser's moments from round to round at the site instead of starting anew."""
+
+
+class Exchange(Section):
+    """How a stage's weights travel."""
+
+    encoding: Literal["fp32", "bf16-delta", "int8-delta"] = "fp32"
+    """``fp32``: every weight as it is. ``bf16-delta``, ``int8-delta``: what changed since the last
+    round, in two bytes or one a weight, packed; what rounding loses is added to the next round."""
+
+
+class Aggregation(Section):
+    """What the server makes of the updates of a round."""
+
+    method: Literal["mean", "trimmed-mean", "median"] = "mean"
+    """``mean`` weighs each site by its cases, per group. The other two look at every coordinate of
+    all updates and ignore case counts: a few hostile or broken sites cannot move them far."""
+    trim: Annotated[float, Field(gt=0, lt=0.5)] = 0.2
+    """``trimmed-mean``: share of the sites dropped at each end."""
+    clip_norm: Positive | None = None
+    """An update that is farther than this from the global model is shortened to it."""
+    server: Literal["fedavg", "fedadam", "fedyogi"] = "fedavg"
+    """What is done with the mean change (Reddi et al. 2021): applied as it is, or through an
+    adaptive optimiser at the server."""
+    learning_rate: Positive = 0.01
+    """Of ``fedadam`` and ``fedyogi``."""
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    tau: Positive = 1e-3
+    """Adaptivity: the constant beside the square root."""
+
+
+class Privacy(Section):
+    """Differential privacy of a site's contribution, made at the site before anything leaves."""
+
+    clip_norm: Positive
+    """Bound on the Euclidean norm of one round's change of one site."""
+    noise_multiplier: Positive
+    """Standard deviation of the noise added to every value, in units of ``clip_norm``."""
+    delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
+    """For which epsilon is stated."""
 
 
 class Stage(Section):
@@ -160,6 +207,9 @@ class Stage(Section):
     spacing_mm: tuple[Positive, Positive, Positive] | None = None
     """Own working grid, e.g. 6 mm for a localiser; the study's when left out."""
     train: Optimiser = Optimiser()
+    exchange: Exchange = Exchange()
+    aggregation: Aggregation = Aggregation()
+    privacy: Privacy | None = None
     label_weights: dict[Name, Positive] = Field(default_factory=dict)
     """``distil``: weight of each label type's loss; 1 when left out."""
     evaluate_every: Annotated[int, Field(ge=0)] = 0
