@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 from numpy.typing import NDArray
 
 from stillroom.client.intake.store import CaseStore
+from stillroom.client.recipes.memory import Memory, NoMemory
 from stillroom.client.training.device import Device, Setting, choose_device
 from stillroom.common.manifest import Weights
 from stillroom.common.study import Stage, Study
@@ -32,7 +33,8 @@ class RecipeContext:
         stage: The stage being run.
         round: From 1 to ``stage.rounds``.
         store: The site's working copies.
-        weights: The stage's global weights; None for stages that exchange none.
+        weights: The stage's global weights, for the recipe to read and to write into; None for
+            stages that exchange none.
         teachers: Stage name -> final weights of that ``teach`` stage and their SHA-256.
         device: The site's setting.
         seed: Equal seeds, data and weights give equal results on a CPU.
@@ -40,6 +42,8 @@ class RecipeContext:
         keep_pseudo_labels_days: After this, pseudo-labels are deleted rather than used.
         progress: Told the share done, in [0, 1].
         should_stop: Asked before every step; True ends the round.
+        memory: What the stage keeps at this site from round to round. What is saved counts when
+            the round's answer does, and not before.
     """
 
     study: Study
@@ -54,6 +58,7 @@ class RecipeContext:
     keep_pseudo_labels_days: float = 7.0
     progress: Callable[[float], None] = _ignore
     should_stop: Callable[[], bool] = _never
+    memory: Memory = field(default_factory=NoMemory)
 
     def choose_device(self) -> Device:
         """Where and how precisely to compute, for the study's patches."""
