@@ -71,7 +71,8 @@ class Consortium:
         ca: The CA certificate.
         ca_sha256: Its SHA-256, lower-case hex: the fingerprint a site compares.
         operators: Key id -> operator.
-        issued_at: Aware, UTC.
+        issued_at: Aware, UTC. Also the description's number: a later one has a later time.
+        signer: Key id of the operator who signed it.
         raw: The file's bytes, as signed and stored.
     """
 
@@ -80,6 +81,7 @@ class Consortium:
     ca_sha256: str
     operators: Mapping[str, OperatorKey]
     issued_at: datetime
+    signer: str
     raw: bytes
 
     @property
@@ -216,7 +218,37 @@ def read_consortium(raw: bytes, *, ca_sha256: str | None = None) -> Consortium:
         ca_sha256=file.ca_sha256,
         operators=dict(file.operators),
         issued_at=datetime.fromtimestamp(file.issued_at, UTC),
+        signer=file.operator,
         raw=raw,
+    )
+
+
+def follow(pinned: Consortium, raw: bytes) -> Consortium:
+    """The description in ``raw``, if it is the next one after ``pinned``. Pure.
+
+    Root of trust is the one fingerprint that a person compared when the site enrolled: the CA must
+    be the same. That alone is not enough, since the CA's key lies on the server: an operator whom
+    the pinned description already knows must have signed the new one. Time goes forward only, so
+    that an operator who was removed does not come back with an old file.
+
+    Raises:
+        TrustError: STR-212 another CA; STR-207 damaged, or a signature does not hold; STR-214 not
+            later than the pinned one, or signed by nobody it knows.
+    """
+    fresh = read_consortium(raw, ca_sha256=pinned.ca_sha256)
+    if fresh.issued_at <= pinned.issued_at:
+        raise _no_successor("is not later than the one this site has")
+    known = pinned.operators.get(fresh.signer)
+    if known is None or known.public_key_hex != fresh.operators[fresh.signer].public_key_hex:
+        raise _no_successor("is signed by nobody whom the one this site has knows")
+    return fresh
+
+
+def _no_successor(how: str) -> TrustError:
+    return TrustError(
+        f"A description of the consortium {how}.",
+        fix="Telephone the operator; this site goes on with the description it has.",
+        code="STR-214",
     )
 
 

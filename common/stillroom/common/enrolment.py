@@ -131,6 +131,19 @@ class RenewAnswer(Message):
     certificate: Pem | None = None
 
 
+class DescriptionQuestion(Message):
+    """Which description of the consortium came after the one I have?"""
+
+    after: Annotated[int, Field(ge=0, le=2**40)]
+    """When the one I have was issued, in seconds since 1970."""
+
+
+class DescriptionAnswer(Message):
+    """The next description, as its file's text; None when there is none."""
+
+    consortium: Annotated[str, Field(max_length=256 * 1024)] | None = None
+
+
 def key_request(key: ec.EllipticCurvePrivateKey, signing: Ed25519PrivateKey) -> KeyRequest:
     """The request of a site that holds both keys."""
     csr = make_request(key)

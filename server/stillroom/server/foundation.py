@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from stillroom.common.consortium import fingerprint, make_consortium
+from stillroom.common.consortium import fingerprint, make_consortium, read_consortium
 from stillroom.common.errors import ConfigError
 from stillroom.common.pki.files import (
     load_certificate,
@@ -21,6 +21,7 @@ from stillroom.common.pki.names import server_san
 from stillroom.common.signing import key_id, new_signing_key, public_key_from_hex, public_key_hex
 from stillroom.common.tensorfile import write_durably
 from stillroom.server.config import TlsSection
+from stillroom.server.descriptions import keep
 from stillroom.server.enrolment import Authority
 from stillroom.server.store.registry import OperatorRecord, Registry
 
@@ -140,6 +141,9 @@ def describe_again(
 ) -> None:
     """Write a new ``consortium.json`` after operators came or went, signed by ``signer``.
 
+    It is issued at least a second after the one before, whatever the clock says, and both are kept,
+    so that a site that was away can follow from one to the next.
+
     Raises:
         ConfigError: STR-101 the CA's key cannot be read; STR-108 the signer is not in office.
     """
@@ -153,7 +157,14 @@ def describe_again(
             code="STR-108",
         )
     ca, ca_key = load_certificate(papers.ca), load_key(papers.ca_key)
-    write_durably(papers.consortium, make_consortium(name, ca, ca_key, operators, signer, now))
+    before = read_consortium(papers.consortium.read_bytes())
+    issued = max(now, before.issued_at + timedelta(seconds=1))
+    raw = make_consortium(name, ca, ca_key, operators, signer, issued)
+    # Kept first: a crash between the two leaves sites a step ahead, on a description that the
+    # operator signed; the command is then given again and makes the next.
+    keep(papers.consortium, before)
+    keep(papers.consortium, read_consortium(raw))
+    write_durably(papers.consortium, raw)
 
 
 def renew_server_certificate(

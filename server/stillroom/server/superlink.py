@@ -52,6 +52,7 @@ from stillroom.common.pki.files import check_pair, load_certificate, load_key
 from stillroom.common.pki.verify import flower_public_key
 from stillroom.server.config import ServerConfig
 from stillroom.server.consents import receive as receive_consent
+from stillroom.server.descriptions import description
 from stillroom.server.door import door_app, door_context
 from stillroom.server.edge import EdgeRecord, FleetGate, PeerProtocol, cut, tls_context
 from stillroom.server.enrolment import Authority, load_consortium, open_registry
@@ -130,6 +131,8 @@ def _site_api(config: ServerConfig) -> SiteApi | None:
     if config.registry is None:
         return None
     handlers: dict[str, Handler] = {f"{PREFIX}consent": consent}
+    if config.consortium is not None:
+        handlers[f"{PREFIX}consortium"] = description(config.consortium)
     if config.tls.ca_key is not None:
         handlers[f"{PREFIX}renew"] = renewal(Authority.load(config))
     return SiteApi(config.registry, handlers)
