@@ -75,7 +75,7 @@ def site_toml(tmp_path: Path) -> Path:
     path = tmp_path / "site.toml"
     path.write_text(
         'site = "north"\nserver = "127.0.0.1:9"\ndata = ["scans"]\nstate = "state"\n'
-        'study = "study"\ndevice = "cpu"\n'
+        'study = "study"\ndevice = "cpu"\nunsigned_trial = true\n'
         '[tls]\nca = "ca.pem"\ncertificate = "site.pem"\nprivate_key = "site.key"\n'
     )
     return path

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 
 from stillroom.client.config import SiteConfig
 from stillroom.client.consents import ConsentBook, ConsentCheck
+from stillroom.client.operators import OperatorCheck
 from stillroom.client.pinning import pinned
+from stillroom.common.errors import TrustError
 from stillroom.common.pki.files import load_verifying_key
 from stillroom.common.signed_study import SignedStudy, refuse_expired
 from stillroom.common.study import PreparedStudy
@@ -24,11 +26,13 @@ class Agreement:
 
     Attributes:
         prepared: The study.
-        consent: Asked anew each time; None only at a site that never enrolled.
+        consent: Asked anew each time; None only in a trial without enrolment.
+        operators: Whether its signer is in office, asked anew; None only in such a trial.
     """
 
     prepared: PreparedStudy
     consent: ConsentCheck | None = None
+    operators: OperatorCheck | None = None
 
     @classmethod
     def open(cls, config: SiteConfig) -> "Agreement":
@@ -36,32 +40,46 @@ class Agreement:
 
         Raises:
             TrustError: STR-204, it is damaged; STR-207, STR-209, it is not signed by an operator
-                of the consortium this site joined.
+                of the consortium this site joined; STR-213, it joined none, and site.toml does not
+                say ``unsigned_trial``.
             ConfigError: STR-101, a file cannot be read.
         """
         if config.consortium is None:
-            # Without enrolment there is no certificate either: a trial on one machine.
-            log.warning("site.not_enrolled")
+            if not config.unsigned_trial:
+                raise TrustError(
+                    "There is no consortium.json: nobody's signature under the study can be checked.",
+                    fix="Enrol this site, or restore the file. For a trial on one machine, set "
+                    "unsigned_trial = true in site.toml.",
+                    code="STR-213",
+                )
+            log.warning("site.unsigned_trial")
             return cls(PreparedStudy.load(config.study))
         signed = SignedStudy.load(config.study, pinned(config.consortium).operator_keys)
+        digest = signed.prepared.digest
+        operators = OperatorCheck(config.consortium, digest, signed.signature)
         check = ConsentCheck(
             ConsentBook.below(config.state),
-            signed.prepared.digest,
+            digest,
             config.site,
             load_verifying_key(config.signing_key),
         )
-        return cls(signed.prepared, check)
+        return cls(signed.prepared, check, operators)
 
     def require(self) -> None:
         """Refuse to work, or to go on, or to answer.
 
         Raises:
-            TrustError: STR-208 without a valid consent, STR-210 after the study's last day.
+            TrustError: STR-208 without a valid consent, STR-209 when the operator who signed the
+                study has left office, STR-210 after the study's last day.
         """
         refuse_expired(self.prepared.study.study.expires, time.time())
+        if self.operators is not None:
+            self.operators.require()
         if self.consent is not None:
             self.consent.require()
 
     def should_stop(self) -> bool:
         """Asked before every batch: a withdrawal does not wait for the end of a round."""
-        return self.consent is not None and self.consent.should_stop()
+        return any(
+            check is not None and check.should_stop() for check in (self.consent, self.operators)
+        )

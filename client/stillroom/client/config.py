@@ -49,8 +49,11 @@ class SiteConfig(Section):
     """The prepared, signed study this site may consent to; work for any other is refused."""
     consortium: Path | None = None
     """The consortium's description, pinned at enrolment. When left out, ``consortium.json`` beside
-    site.toml where it exists. With it, nothing runs without an operator's signature under the
-    study and this site's own consent; only a trial without enrolment goes without it."""
+    site.toml where it exists. Nothing runs without an operator's signature under the study and
+    this site's own consent. The courier replaces it when operators came or went."""
+    unsigned_trial: bool = False
+    """Work without enrolment, signature and consent, for a trial on one machine. Without effect
+    where there is a ``consortium.json``."""
     signing_key: Path = Path("signing.key")
     """This site's signing key (PEM): signs consents. Made here; never leaves. The runner reads
     only its public half, ``signing.pub`` beside it."""

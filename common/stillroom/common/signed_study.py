@@ -56,11 +56,16 @@ class SignedStudy:
 
     Attributes:
         prepared: The study.
-        operator: Key id of the operator who signed it.
+        signature: What an operator signed it with.
     """
 
     prepared: PreparedStudy
-    operator: str
+    signature: StudySignature
+
+    @property
+    def operator(self) -> str:
+        """Key id of the operator who signed it."""
+        return self.signature.key_id
 
     @classmethod
     def load(cls, folder: Path, operators: Mapping[str, str]) -> "SignedStudy":
@@ -89,7 +94,7 @@ class SignedStudy:
             raise _unsigned("The study is not signed.") from error
         signature = StudySignature.parse(data)
         check_signature(prepared.digest, signature, operators)
-        return cls(prepared, signature.key_id)
+        return cls(prepared, signature)
 
 
 def check_signature(digest: str, signature: StudySignature, operators: Mapping[str, str]) -> None:
