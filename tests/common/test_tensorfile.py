@@ -4,11 +4,13 @@ import contextlib
 import json
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from stillroom.common import tensorfile
 from stillroom.common.errors import TrustError
@@ -146,3 +148,23 @@ def test_random_bytes_never_escape(data: bytes) -> None:
     """Noise is either a tensor file or a ValueError."""
     with contextlib.suppress(ValueError):
         parse(data)
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        {},
+        {"scalar": np.ones((), np.float32), "empty": np.zeros((0, 3), np.float32)},
+        {"b": np.arange(6, dtype=np.float32).reshape(2, 3).T, "a": np.ones(3, np.bool_)},
+        {"big": np.ones(300_000, np.float32), 'é"': np.ones(3, ">f4").astype(np.float16)},
+    ],
+)
+def test_files_are_written_in_pieces_of_the_same_bytes(
+    tmp_path: Path, weights: dict[str, NDArray[Any]]
+) -> None:
+    """What is written piece by piece is what is serialised whole, and nothing is left beside it."""
+    name = write_weights(tmp_path, weights)
+
+    assert [path.name for path in tmp_path.iterdir()] == [f"{name}.safetensors"]
+    assert (tmp_path / f"{name}.safetensors").read_bytes() == serialise(weights)
+    assert weights_digest(weights) == name

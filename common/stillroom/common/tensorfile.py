@@ -4,7 +4,8 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ _DTYPES = {
     "bool": "BOOL",
 }
 """NumPy name -> safetensors name, in the order in which safetensors writes them."""
+PIECE = 1 << 20
+"""Bytes hashed and written in one go."""
 MAX_HEADER = 1 << 20
 """Bytes of the largest header a peer may send; a model of 1 000 tensors has about 100 KiB."""
 
@@ -39,18 +42,46 @@ def write_weights(folder: Path, weights: Weights) -> str:
     """Store ``weights`` as ``<folder>/<sha256>.safetensors`` and return the digest.
 
     Temp, fsync, rename: after a crash the file is whole or absent, and its name says which
-    bytes it must hold.
+    bytes it must hold. Written and hashed piece by piece: no second copy in memory.
     """
-    data = serialise(weights)
-    digest = hashlib.sha256(data).hexdigest()
     folder.mkdir(parents=True, exist_ok=True)
-    write_durably(folder / f"{digest}.safetensors", data)
-    return digest
+    running = hashlib.sha256()
+    # Its writer's own name: two processes may write the same weights at once.
+    temporary = folder / f".{os.getpid()}-{threading.get_ident()}.tmp"
+    try:
+        with temporary.open("wb") as stream:
+            for piece in _pieces(weights):
+                stream.write(piece)
+                running.update(piece)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, folder / f"{running.hexdigest()}.safetensors")
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(folder)
+    return running.hexdigest()
 
 
 def weights_digest(weights: Weights) -> str:
     """The name ``write_weights`` would give: SHA-256 of the safetensors bytes."""
-    return hashlib.sha256(serialise(weights)).hexdigest()
+    running = hashlib.sha256()
+    for piece in _pieces(weights):
+        running.update(piece)
+    return running.hexdigest()
+
+
+def _pieces(weights: Weights) -> Iterator[memoryview]:
+    """What ``serialise`` returns, in pieces of at most 1 MiB that alias the arrays."""
+    layout = {name: (value.dtype.name, value.shape) for name, value in weights.items()}
+    head = header(layout)
+    yield memoryview(head)
+    for name in json.loads(head[8:]):
+        value = np.asarray(weights[name], order="C")
+        little = value.astype(value.dtype.newbyteorder("<"), copy=False)
+        data = memoryview(little.reshape(-1).view(np.uint8))
+        for start in range(0, len(data), PIECE):
+            yield data[start : start + PIECE]
 
 
 def read_weights(folder: Path, digest: str) -> dict[str, NDArray[np.float32]]:
@@ -166,7 +197,11 @@ def write_durably(path: Path, data: bytes) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     os.replace(temporary, path)
-    descriptor = os.open(path.parent, os.O_RDONLY)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
