@@ -13,14 +13,17 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import httpx
 import pytest
 
+from stillroom.client.descriptions import Descriptions
 from stillroom.client.enrolment import Door, Keys, enrol_online, finish_offline, write_request
 from stillroom.client.renewal import Renewal
-from stillroom.common.consortium import grouped
+from stillroom.common.consortium import grouped, read_consortium
 from stillroom.common.enrolment import Kit
 from stillroom.common.errors import StillroomError
-from stillroom.common.pki.files import load_certificate
+from stillroom.common.pki.files import load_certificate, write_signing_key
+from stillroom.common.signing import key_id, new_signing_key, public_key_hex
 from stillroom.server.store.registry import Registry
 from stillroom.server.superlink import Operator
 
@@ -204,3 +207,23 @@ def test_the_door_forgets_nothing_and_takes_little(bench: Any) -> None:
         assert bench.ask(tls, request, port=bench.ports.enrol)[9:12] == status
     request = "GET /v1/consortium HTTP/1.1\r\nHost: x\r\n\r\n"
     assert bench.ask(tls, request, port=bench.ports.enrol)[9:12] == b"200"
+
+
+def test_operators_come_and_go(bench: Any, tmp_path: Path) -> None:
+    """The founder hands over to another operator while a site was away; the site follows, once."""
+    pinned, second = tmp_path / "consortium.json", new_signing_key()
+    pinned.write_bytes(bench.papers.consortium.read_bytes())
+    write_signing_key(tmp_path / "second.key", second)
+    public = public_key_hex(second.public_key())
+    assert "operator second" in cli(bench, "operator", "add", "second", "--public-key", public)
+    by_second = ["--key", str(tmp_path / "second.key")]
+    assert "removed" in cli(bench, "operator", "remove", "first operator", *by_second)
+
+    asked = Descriptions(
+        f"127.0.0.1:{bench.ports.edge}", pinned, context=lambda: bench.context("north")
+    )
+    assert asked.ask() == 2
+    assert set(read_consortium(pinned.read_bytes()).operators) == {key_id(second)}
+    assert asked.ask() == 0
+    with pytest.raises((httpx.HTTPError, StillroomError)):
+        Descriptions(asked.server, pinned, context=lambda: bench.context("revoked")).ask()

@@ -310,6 +310,7 @@ def site_toml(folder: Path, server: Any, papers: Any, who: str, ca: Path, port: 
     path.write_text(
         f'site = "north"\nserver = "127.0.0.1:{server.ports.edge}"\ndata = ["scans"]\n'
         f'state = "state"\nstudy = "study"\nrunner_secret = "secret"\nruntime_port = {port}\n'
+        "unsigned_trial = true\n"
         f"[tls]\nca = '{ca}'\ncertificate = '{papers.certificate(who)}'\n"
         f"private_key = '{papers.key(who)}'\n"
     )
