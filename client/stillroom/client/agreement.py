@@ -58,7 +58,7 @@ class Agreement:
         digest = signed.prepared.digest
         operators = OperatorCheck(config.consortium, digest, signed.signature)
         check = ConsentCheck(
-            ConsentBook.below(config.state),
+            ConsentBook.below(config.exchange),
             digest,
             config.site,
             load_verifying_key(config.signing_key),

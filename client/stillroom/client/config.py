@@ -44,7 +44,12 @@ class SiteConfig(Section):
     data: Annotated[tuple[Path, ...], Field(min_length=1)]
     """Folders with scans and labels. Read only."""
     state: Path
-    """Catalogue, working copies, pseudo-labels, predictions. On this site's own disk."""
+    """Catalogue, working copies, pseudo-labels, predictions. On this site's own disk; the runner's
+    alone: the courier need not see it."""
+    exchange: Path = Path("exchange")
+    """The one folder that courier and runner both see: consents, global models, updates."""
+    courier_state: Path = Path("courier")
+    """The courier's own: the ledger, what is about to leave, what rounding has kept back."""
     study: Path
     """The prepared, signed study this site may consent to; work for any other is refused."""
     consortium: Path | None = None
@@ -64,6 +69,8 @@ class SiteConfig(Section):
     """Shared by courier and runner; without it the courier hands out no work."""
     poll_s: Annotated[float, Field(gt=0, le=60)] = 0.5
     """Pause between two looks for work at the server."""
+    runner_grace_s: Annotated[float, Field(gt=0, le=86_400)] = 60.0
+    """A task waits so long for a runner that is not running; then the server is told STR-511."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Annotated[int, Field(ge=1)] | None = None
     """CPU threads for training; all cores when left out."""
@@ -139,6 +146,8 @@ class SiteConfig(Section):
         changes: dict[str, Any] = {
             "data": tuple(here / folder for folder in self.data),
             "state": here / self.state,
+            "exchange": here / self.exchange,
+            "courier_state": here / self.courier_state,
             "study": here / self.study,
             "consortium": self._pinned(here),
             "signing_key": here / self.signing_key,

@@ -45,7 +45,7 @@ def give(
         typer.confirm(f"Does {site.site} consent to this study for {days} days?", abort=True)
     digest = signed.prepared.digest
     record = give_consent(
-        ConsentBook.below(site.state), key, study=digest, site=site.site, days=days
+        ConsentBook.below(site.exchange), key, study=digest, site=site.site, days=days
     )
     until = datetime.fromtimestamp(record.expires_at, UTC).strftime("%Y-%m-%d %H:%M UTC")
     typer.echo(f"{site.site} consents to study {digest[:16]} until {until}.")
@@ -66,7 +66,7 @@ def withdraw(config: Config, yes: Yes = False) -> None:
     if not yes:
         typer.confirm(f"Does {site.site} leave study {digest[:16]}?", abort=True)
     key = load_signing_key(site.signing_key)
-    withdraw_consent(ConsentBook.below(site.state), key, study=digest, site=site.site)
+    withdraw_consent(ConsentBook.below(site.exchange), key, study=digest, site=site.site)
     typer.echo(f"{site.site} has left study {digest[:16]}. The runner stops at its next batch.")
 
 
@@ -104,7 +104,7 @@ def text_of(site: "SiteConfig", signed: "SignedStudy") -> str:
     consortium = pinned(site.consortium)
     digest = signed.prepared.digest
     check = ConsentCheck(
-        ConsentBook.below(site.state), digest, site.site, load_verifying_key(site.signing_key)
+        ConsentBook.below(site.exchange), digest, site.site, load_verifying_key(site.signing_key)
     )
     facts = SiteFacts(
         site=site.site,

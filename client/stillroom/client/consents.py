@@ -1,6 +1,6 @@
 """This site's consents on disk, and the question that is asked before, during and after all work.
 
-``<state>/consents/<digest>.json`` holds the latest record for one study, ``<digest>.history`` every
+``<exchange>/consents/<digest>.json`` holds the latest record for one study, ``<digest>.history`` every
 record there ever was, one a line. Only the command line writes here; courier and runner read.
 """
 
@@ -25,9 +25,9 @@ class ConsentBook:
     folder: Path
 
     @classmethod
-    def below(cls, state: Path) -> "ConsentBook":
-        """The book in a site's state folder."""
-        return cls(state / "consents")
+    def below(cls, exchange: Path) -> "ConsentBook":
+        """The book in a site's exchange folder."""
+        return cls(exchange / "consents")
 
     def latest(self, study: str) -> Record | None:
         """The record that counts for a study; None when there is none.
@@ -42,7 +42,7 @@ class ConsentBook:
         except OSError as error:
             raise ContractError(
                 "The consent of this site cannot be read.",
-                fix="Check the permissions of the state folder.",
+                fix="Check the permissions of the exchange folder.",
                 code="STR-300",
             ) from error
 

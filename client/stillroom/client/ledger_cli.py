@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 ledger = command_group(__doc__)
 
 NAME = "ledger.jsonl"
-"""In the site's state folder."""
+"""In the courier's state folder."""
 
 Config = Annotated[
     Path | None, typer.Option("--config", "-c", help="The site's site.toml.", show_default=False)
@@ -77,7 +77,7 @@ def _path(config: Path | None, file: Path | None) -> Path:
 
     if (config is None) == (file is None):
         raise ConfigError("Which ledger is not clear.", fix="Give either --config or --file.")
-    path = SiteConfig.load(config).state / NAME if config is not None else file
+    path = SiteConfig.load(config).courier_state / NAME if config is not None else file
     if path is None or not path.is_file():
         raise ConfigError(
             f"{path} does not exist.",

@@ -40,7 +40,7 @@ def courier(config: Config, follow_parent: FollowParent = None) -> None:
             runtime_port=site.runtime_port,
             secret=site.read_secret(),
             agreement=Agreement.open(site),
-            ledger=site.state / NAME,
+            ledger=site.courier_state / NAME,
             poll_s=site.poll_s,
         ),
         stop,

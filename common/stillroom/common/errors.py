@@ -55,6 +55,7 @@ CODES: dict[str, str] = {
     "STR-305": "No site returned a usable update for this round.",
     "STR-306": "Too few sites answered for the study's quorum.",
     "STR-307": "A reply is not the answer to the message it says it answers.",
+    "STR-311": "A file of weights is missing or is not what its name says.",
     # 4xx: data
     "STR-400": "A scan or label cannot be used.",
     "STR-401": "No usable case for this stage.",
@@ -86,6 +87,8 @@ CODES: dict[str, str] = {
     "STR-506": "The proxy between this machine and the server refused the connection.",
     "STR-507": "Another process is writing this site's ledger.",
     "STR-508": "Somebody stopped the run.",
+    "STR-511": "The runner of this site is not running.",
+    "STR-513": "Another runner works for this site.",
 }
 
 

@@ -100,7 +100,7 @@ def agree(layout: Layout, sites: Sequence[str]) -> None:
         digest = Agreement.open(config).prepared.digest
         key = load_signing_key(config.signing_key)
         give_consent(
-            ConsentBook.below(config.state), key, study=digest, site=name, days=CONSENT_DAYS
+            ConsentBook.below(config.exchange), key, study=digest, site=name, days=CONSENT_DAYS
         )
 
 
@@ -108,7 +108,9 @@ def tell_server(layout: Layout, sites: Sequence[str]) -> None:
     """What the couriers do at their start, where there is no courier."""
     with Registry(Papers(layout.server).registry) as registry:
         for name in sites:
-            for record in ConsentBook.below(SiteConfig.load(layout.site_config(name)).state).all():
+            for record in ConsentBook.below(
+                SiteConfig.load(layout.site_config(name)).exchange
+            ).all():
                 receive(name, record, registry)
 
 
