@@ -1,7 +1,7 @@
 """Which tensors may cross the boundary in one stage, and the check of an update against them."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any
 
 import numpy as np
@@ -60,6 +60,18 @@ class Manifest(BaseModel):
         """Group names in order of first appearance."""
         return tuple(dict.fromkeys(spec.group for spec in self.tensors))
 
+    def require_names(self, names: Collection[str]) -> None:
+        """Refuse other tensors than this manifest's; STR-301."""
+        expected = {spec.name for spec in self.tensors}
+        if set(names) != expected:
+            missing, extra = sorted(expected - set(names)), sorted(set(names) - expected)
+            raise ContractError(
+                f"The update has {len(missing)} missing and {len(extra)} unexpected tensors, "
+                f"e.g. {(missing + extra)[0]!r:.80}.",
+                fix="Check that site and server run the same release.",
+                code="STR-301",
+            )
+
     def check(self, weights: Weights, *, max_norm: float) -> float:
         """Refuse ``weights`` unless they are exactly this manifest's tensors, finite and bounded.
 
@@ -75,48 +87,68 @@ class Manifest(BaseModel):
                 or norm above ``max_norm`` or a flood of subnormal numbers: they change no
                 prediction, so they are either a defect or a message. Messages name tensors, never values.
         """
-        expected = {spec.name for spec in self.tensors}
-        if weights.keys() != expected:
-            missing, extra = sorted(expected - weights.keys()), sorted(weights.keys() - expected)
-            raise ContractError(
-                f"The update has {len(missing)} missing and {len(extra)} unexpected tensors, "
-                f"e.g. {(missing + extra)[0]!r:.80}.",
-                fix="Check that site and server run the same release.",
-                code="STR-301",
-            )
-        total, faint = 0.0, 0
+        self.require_names(weights)
+        tally = Tally(self, max_norm)
         for spec in self.tensors:
             value = weights[spec.name]
             if value.shape != spec.shape or value.dtype != np.dtype(spec.dtype):
-                raise ContractError(
-                    f"Tensor {spec.name} is {value.dtype}{list(value.shape)}, "
-                    f"expected {spec.dtype}{list(spec.shape)}.",
-                    fix="Check that site and server run the same release.",
-                    code="STR-302",
-                )
-            square, subnormal = _measure(value)
-            if not math.isfinite(square):
-                raise ContractError(
-                    f"Tensor {spec.name} holds NaN or infinity.",
-                    fix="Lower the learning rate, or look at this site's scans of that stage.",
-                    code="STR-303",
-                )
-            total, faint = total + square, faint + subnormal
-        norm = math.sqrt(total)
-        if norm > max_norm:
+                raise wrong_tensor(spec, str(value.dtype), value.shape)
+            tally.add(spec, value)
+        return tally.norm()
+
+
+class Tally:
+    """What is known of an update's numbers, of which any part may be looked at at a time."""
+
+    def __init__(self, manifest: Manifest, max_norm: float) -> None:
+        self._max_norm, self._square, self._faint = max_norm, 0.0, 0
+        values = sum(math.prod(spec.shape) for spec in manifest.tensors)
+        self._allowed = max(FAINT_LEAST, FAINT_SHARE * values)
+
+    def add(self, spec: TensorSpec, values: NDArray[Any]) -> None:
+        """Look at some values of a tensor.
+
+        Raises:
+            ContractError: STR-303, one is not finite.
+        """
+        square, faint = _measure(values)
+        if not math.isfinite(square):
             raise ContractError(
-                f"The update's norm {norm:.3g} exceeds the study's bound {max_norm:.3g}.",
+                f"Tensor {spec.name} holds NaN or infinity.",
+                fix="Lower the learning rate, or look at this site's scans of that stage.",
+                code="STR-303",
+            )
+        self._square, self._faint = self._square + square, self._faint + faint
+
+    def norm(self) -> float:
+        """Norm over everything that was looked at.
+
+        Raises:
+            ContractError: STR-303, it is above the bound, or too many values are subnormal.
+        """
+        norm = math.sqrt(self._square)
+        if norm > self._max_norm:
+            raise ContractError(
+                f"The update's norm {norm:.3g} exceeds the study's bound {self._max_norm:.3g}.",
                 fix="Look at this site's training loss; the update was not used.",
                 code="STR-303",
             )
-        allowed = max(FAINT_LEAST, FAINT_SHARE * sum(math.prod(s.shape) for s in self.tensors))
-        if faint > allowed:
+        if self._faint > self._allowed:
             raise ContractError(
-                f"{faint} values of the update are too small to be the result of training.",
+                f"{self._faint} values of the update are too small to be the result of training.",
                 fix="Look at this site's weight decay and loss; the update was not used.",
                 code="STR-303",
             )
         return norm
+
+
+def wrong_tensor(spec: TensorSpec, dtype: str, shape: tuple[int, ...]) -> ContractError:
+    """The refusal of a tensor of another kind than the manifest's."""
+    return ContractError(
+        f"Tensor {spec.name} is {dtype}{list(shape)}, expected {spec.dtype}{list(spec.shape)}.",
+        fix="Check that site and server run the same release.",
+        code="STR-302",
+    )
 
 
 def _measure(value: NDArray[Any]) -> tuple[float, int]:

@@ -126,19 +126,19 @@ def parse(data: bytes) -> dict[str, NDArray[Any]]:
         raise ValueError("not a safetensors file") from error
 
 
-def header(layout: Mapping[str, tuple[str, tuple[int, ...]]]) -> bytes:
+def header(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> bytes:
     """The one header that ``serialise`` writes for tensors of this layout, length included.
 
     Args:
-        layout: Name -> (NumPy dtype name, shape).
+        tensors: Name -> (NumPy dtype name, shape).
 
     Raises:
         KeyError: A dtype that safetensors files of ours never hold.
     """
     rank = {dtype: number for number, dtype in enumerate(_DTYPES)}
     entries, start = {}, 0
-    for name in sorted(layout, key=lambda item: (rank[layout[item][0]], item.encode())):
-        dtype, shape = layout[name]
+    for name in sorted(tensors, key=lambda item: (rank[tensors[item][0]], item.encode())):
+        dtype, shape = tensors[name]
         end = start + math.prod(shape) * np.dtype(dtype).itemsize
         entries[name] = {
             "dtype": _DTYPES[dtype],
@@ -161,22 +161,38 @@ def views(data: bytes) -> dict[str, NDArray[Any]]:
     Raises:
         ValueError: It is not such a file. The text never quotes the file.
     """
+    tensors = layout(data)
+    at = len(header(tensors))
+    end = at + sum(math.prod(s) * np.dtype(d).itemsize for d, s in tensors.values())
+    if end != len(data):
+        raise ValueError("the header is not the one these tensors have")
+    found = {}
+    for name, (dtype, shape) in tensors.items():
+        count = math.prod(shape)
+        found[name] = np.frombuffer(data, dtype, count, at).reshape(shape)
+        at += count * np.dtype(dtype).itemsize
+    return found
+
+
+def layout(data: bytes) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Name -> dtype and shape as the header of a file says them, in the file's order.
+
+    Args:
+        data: The file's first bytes: its whole header, or more.
+
+    Raises:
+        ValueError: The header is not, to its last byte, one that ``serialise`` writes.
+    """
     size = int.from_bytes(data[:8], "little")
     if len(data) < 8 or size > min(MAX_HEADER, len(data) - 8):
         raise ValueError("the header is not within its bounds")
     try:
-        layout = _layout(json.loads(data[8 : 8 + size].decode("utf-8")))
-        canonical = header(layout)
+        found = _layout(json.loads(data[8 : 8 + size].decode("utf-8")))
+        canonical = header(found)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError("the header is not one of ours") from error
-    end = 8 + size + sum(math.prod(s) * np.dtype(d).itemsize for d, s in layout.values())
-    if data[: 8 + size] != canonical or end != len(data):
+    if data[: 8 + size] != canonical:
         raise ValueError("the header is not the one these tensors have")
-    found, at = {}, 8 + size
-    for name, (dtype, shape) in layout.items():
-        count = math.prod(shape)
-        found[name] = np.frombuffer(data, dtype, count, at).reshape(shape)
-        at += count * np.dtype(dtype).itemsize
     return found
 
 

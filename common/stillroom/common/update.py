@@ -5,13 +5,19 @@ the server asks, done by the server of itself and by every site.
 """
 
 import math
+import re
 from collections.abc import Mapping
+from io import BufferedReader, RawIOBase
+from typing import BinaryIO
+
+from typing_extensions import Buffer, override
 
 from stillroom.common.errors import ContractError, TrustError
-from stillroom.common.manifest import Manifest
-from stillroom.common.messages import INVENTORY, LABEL, ROUND, STAGE, Reply, Task
+from stillroom.common.manifest import Manifest, Tally, wrong_tensor
+from stillroom.common.messages import INVENTORY, LABEL, ROUND, STAGE, Reply, Task, UpdateRef
 from stillroom.common.metrics import COUNTS, check_metrics
 from stillroom.common.study import TRAINING_RECIPES, PreparedStudy, Stage
+from stillroom.common.tensorfile import MAX_HEADER, header, layout
 
 PREFIXES = {
     INVENTORY: ("inventory.",),
@@ -27,39 +33,105 @@ MOST = 1e9
 """No loss, Dice, error in mm or number of seconds is larger."""
 
 SAME_RELEASE = "Check that site and server run the same release."
+BUFFER = 1 << 20
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-def check_reply(kind: str, stage: str, reply: Reply, prepared: PreparedStudy) -> float:
+def check_reply(
+    kind: str, stage: str, reply: Reply, prepared: PreparedStudy, *, base: str | None = None
+) -> None:
     """Refuse a reply that holds anything but what its kind of task is answered with.
+
+    The numbers an update's file holds are not looked at: see ``check_update_file``.
 
     Args:
         kind: A key of ``messages.MESSAGE_TYPES``.
         stage: Stage asked for; empty for an inventory.
         reply: As decoded; nothing in it is trusted.
         prepared: The study.
-
-    Returns:
-        Norm of the weights; 0 where there are none.
+        base: SHA-256 of the model that was sent with the task, where the caller knows it.
 
     Raises:
-        ContractError: STR-301 to STR-304. Never quotes a name or value that came with the reply.
+        ContractError: STR-300, STR-301, STR-304; STR-307, an update of another model. Never quotes
+            a name or value that came with the reply.
     """
     check_numbers(kind, reply.metrics, prepared)
     manifest = expected_manifest(kind, stage, prepared)
-    if manifest is None:
-        if reply.weights is not None or reply.samples:
+    update = reply.update
+    if manifest is None or update is None:
+        if manifest is not None or update is not None or reply.samples:
             raise ContractError(
-                "Tensors came back where only numbers were asked for.",
+                "Tensors came back where only numbers were asked for, or the other way round.",
                 fix=SAME_RELEASE,
                 code="STR-301",
             )
-        return 0.0
-    norm = manifest.check(
-        reply.weights if reply.weights is not None else {},
-        max_norm=prepared.study.study.max_update_norm,
-    )
+        return
     check_samples(reply.samples, manifest)
-    return norm
+    check_update_ref(update, manifest, prepared.study.stage_named(stage).exchange.encoding)
+    if base is not None and update.base != base:
+        raise ContractError(
+            "The update was made from another model than the one that was sent.",
+            fix="See the site's log.",
+            code="STR-307",
+        )
+
+
+def check_update_ref(update: UpdateRef, manifest: Manifest, encoding: str) -> None:
+    """Refuse the name of a file that no update of this manifest can have.
+
+    Raises:
+        ContractError: STR-300, another encoding than the stage's, or a base that is no digest;
+            STR-301, a size that is out of the question.
+    """
+    from stillroom.common.encoding import BlobReader, most_bytes  # noqa: F401  # arrives soon
+
+    if update.encoding != encoding or not all(map(_is_sha256, (update.base, update.sha256))):
+        raise ContractError("The update is not in the encoding of its stage.", fix=SAME_RELEASE)
+    # Twice what is expected: enough to say by its name what is wrong with most that is too large.
+    if not 0 < update.nbytes <= 2 * (most_bytes(encoding, manifest) + MAX_HEADER):
+        raise ContractError(
+            "The update is larger than its stage's tensors.", fix=SAME_RELEASE, code="STR-301"
+        )
+
+
+def check_update_file(
+    stream: BinaryIO, update: UpdateRef, manifest: Manifest, prepared: PreparedStudy
+) -> float:
+    """Refuse an update's file that holds anything but the manifest's tensors, finite and bounded.
+
+    Looked at block by block: no part of it stays in memory, and every byte is read once.
+
+    Args:
+        stream: The file's bytes from the first on.
+        update: What the reply says of it.
+        manifest: The stage's.
+        prepared: The study.
+
+    Returns:
+        Norm of the weights; of their change where the encoding holds that.
+
+    Raises:
+        ContractError: STR-300, not a file of this encoding; STR-301 to STR-303 as
+            ``Manifest.check`` says, with twice the norm for a change.
+        TrustError: STR-311, its bytes have another digest or size than ``update`` says.
+    """
+    from stillroom.common.encoding import BlobReader, most_bytes  # noqa: F401  # arrives soon
+
+    bound = prepared.study.study.max_update_norm
+    whole = update.encoding == "fp32"
+    if whole:
+        stream = _with_layout(stream, manifest)
+    reader = BlobReader(stream, update.encoding, manifest)
+    tally = Tally(manifest, bound if whole else 2 * bound)
+    for spec, _, block in reader:
+        tally.add(spec, block)
+    if reader.finish() != (update.sha256, update.nbytes):
+        raise TrustError(
+            "The update's file is not what its name says.",
+            fix="See the site's log; the update was not used.",
+            code="STR-311",
+        )
+    return tally.norm()
 
 
 def expected_manifest(kind: str, stage: str, prepared: PreparedStudy) -> Manifest | None:
@@ -115,16 +187,32 @@ def check_task(kind: str, task: Task, prepared: PreparedStudy) -> None:
 
     Raises:
         TrustError: STR-205.
-        ContractError: STR-301 to STR-303 where its tensors are not the manifest's.
+        ContractError: STR-301, a model whose size is not its manifest's.
     """
+    from stillroom.common.encoding import BlobReader, most_bytes  # noqa: F401  # arrives soon
+
     check_header(kind, task.study, task.stage, task.round, prepared)
     wanted = expected_weights(kind, task.stage, prepared)
-    given = {} if task.weights is None else {task.stage: task.weights}
-    given |= task.teachers
-    if given.keys() != wanted.keys() or task.stage in task.teachers:
+    if task.models.keys() != wanted.keys():
         raise outside("other weights than the stage has")
-    for name, weights in given.items():
-        wanted[name].check(weights, max_norm=prepared.study.study.max_update_norm)
+    for name, model in task.models.items():
+        encoding = prepared.study.stage_named(name).exchange.encoding
+        delta = model.delta
+        if model.nbytes != file_size(wanted[name]) or (
+            delta is not None and delta.nbytes > most_bytes(encoding, wanted[name])
+        ):
+            raise ContractError(
+                "A model of the task has not the size of its stage's tensors.",
+                fix="Ask the operator which study is running.",
+                code="STR-301",
+            )
+        if delta is not None and encoding == "fp32":
+            raise outside("a change of weights where its stage sends them whole")
+
+
+def file_size(manifest: Manifest) -> int:
+    """Bytes of the plain safetensors file of a manifest's tensors."""
+    return len(header(manifest.layout)) + manifest.nbytes
 
 
 def check_header(kind: str, study: str, stage: str, number: int, prepared: PreparedStudy) -> None:
@@ -150,6 +238,69 @@ def expected_weights(kind: str, stage: str, prepared: PreparedStudy) -> dict[str
     if kind in (ROUND, STAGE):
         names.append(stage)
     return {name: prepared.stages[name].manifest for name in names}
+
+
+def require_layout(head: bytes, manifest: Manifest) -> None:
+    """Say by its name what is wrong with the header of a plain file.
+
+    Args:
+        head: The file's first bytes: its whole header, or more.
+        manifest: What the file should hold.
+
+    Raises:
+        ContractError: STR-300, no file that ``tensorfile.serialise`` writes; STR-301, STR-302,
+            other tensors.
+    """
+    expected = header(manifest.layout)
+    if head[: len(expected)] == expected:
+        return
+    try:
+        found = layout(head)
+    except ValueError as error:
+        raise ContractError("The update is not a safetensors file.", fix=SAME_RELEASE) from error
+    manifest.require_names(found)
+    for spec in manifest.tensors:
+        dtype, shape = found[spec.name]
+        if (dtype, shape) != (spec.dtype, spec.shape):
+            raise wrong_tensor(spec, dtype, shape)
+    raise ContractError("The update is not a safetensors file.", fix=SAME_RELEASE)
+
+
+def _with_layout(stream: BinaryIO, manifest: Manifest) -> BinaryIO:
+    """The same bytes again, once the header that they begin with was found to be the manifest's."""
+    head = stream.read(8)
+    size = int.from_bytes(head, "little")
+    while (
+        size <= MAX_HEADER and len(head) < 8 + size and (more := stream.read(8 + size - len(head)))
+    ):
+        head += more
+    require_layout(head, manifest)
+    return BufferedReader(_Behind(head, stream), BUFFER)
+
+
+class _Behind(RawIOBase):
+    """Bytes that were read already, and then the rest of their stream."""
+
+    def __init__(self, head: bytes, stream: BinaryIO) -> None:
+        self._head, self._stream = head, stream
+
+    @override
+    def readable(self) -> bool:
+        """Yes."""
+        return True
+
+    @override
+    def readinto(self, buffer: Buffer) -> int:
+        """As asked."""
+        view = memoryview(buffer).cast("B")
+        data = self._head[: len(view)] or self._stream.read(len(view))
+        self._head = self._head[len(data) :]
+        view[: len(data)] = data
+        return len(data)
+
+
+def _is_sha256(text: str) -> bool:
+    return _SHA256.fullmatch(text) is not None
 
 
 def _stage(name: str, prepared: PreparedStudy) -> Stage:
