@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from stillroom.common.errors import ConfigError, TrustError
 from stillroom.common.manifest import Manifest, TensorSpec
@@ -89,6 +90,40 @@ BAD_KEYS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         lambda s: s["study"].update(validation_fraction=1.0),
         "validation_fraction",
     ),
+    "encoding of a stage without weights": (
+        lambda s: s["stage"][3].update(exchange={"encoding": "int8-delta"}),
+        "stage.3: Value error, exchange: a pseudolabel stage exchanges no weights",
+    ),
+    "aggregation of a stage without weights": (
+        lambda s: s["stage"][1].update(aggregation={"server": "fedadam"}),
+        "stage.1: Value error, aggregation: a localise stage exchanges no weights",
+    ),
+    "privacy of a stage without weights": (
+        lambda s: s["stage"][3].update(privacy={"clip_norm": 1, "noise_multiplier": 1}),
+        "stage.3: Value error, privacy: a pseudolabel stage exchanges no weights",
+    ),
+    "privacy and a median": (
+        lambda s: s["stage"][4].update(
+            privacy={"clip_norm": 1, "noise_multiplier": 1}, aggregation={"method": "median"}
+        ),
+        "privacy: needs aggregation.method mean",
+    ),
+    "no noise": (
+        lambda s: s["stage"][4].update(privacy={"clip_norm": 1, "noise_multiplier": 0}),
+        "stage.4.privacy.noise_multiplier",
+    ),
+    "endless pull": (
+        lambda s: s["stage"][4].update(train={"proximal": float("inf")}),
+        "stage.4.train.proximal",
+    ),
+    "median of one": (
+        lambda s: s["stage"][4].update(aggregation={"method": "median"}),
+        "needs 3 updates to protect from one, and the quorum is 1",
+    ),
+    "nothing to trim": (
+        lambda s: s["stage"][4].update(aggregation={"method": "trimmed-mean", "trim": 0.2}),
+        "needs 5 updates",
+    ),
     "no cohort": (lambda s: s["study"].update(min_cohort=0), "min_cohort"),
 }
 
@@ -99,6 +134,50 @@ def test_bad_key_is_named(name: str) -> None:
     change, where = BAD_KEYS[name]
 
     assert where in refused(changed(change), "STR-102").what
+
+
+@pytest.mark.parametrize(
+    ("method", "trim", "fewest"),
+    [("mean", 0.2, 1), ("median", 0.2, 3), ("trimmed-mean", 0.2, 5), ("trimmed-mean", 0.34, 3)],
+)
+def test_robust_rules_need_enough_sites(method: str, trim: float, fewest: int) -> None:
+    """The quorum is large enough for at least one update to be dropped on each side."""
+
+    def change(study: dict[str, Any]) -> None:
+        study["stage"][4]["aggregation"] = {"method": method, "trim": trim}
+        study["study"]["quorum"] = {"min_sites": fewest}
+
+    assert Study.parse(changed(change)).stage[4].aggregation.fewest_sites == fewest
+
+
+def test_privacy_goes_with_every_encoding() -> None:
+    """Rounding what is already noised reveals nothing more."""
+    for encoding in ("fp32", "bf16-delta", "int8-delta"):
+        options = {
+            "privacy": {"clip_norm": 1, "noise_multiplier": 2},
+            "exchange": {"encoding": encoding},
+        }
+        Study.parse(changed(lambda s, options=options: s["stage"][4].update(options)))
+
+
+def private(epsilon: tuple[float, ...] | None) -> dict[str, Any]:
+    """A prepared study whose student has two noised rounds, for which ``epsilon`` is claimed."""
+    value = changed(lambda s: s["stage"][4].update(privacy={"clip_norm": 1, "noise_multiplier": 2}))
+    spec = TensorSpec(name="w", shape=(2,), dtype="float32", group="g")
+    stage = PreparedStage(
+        initial_sha256="0" * 64, manifest=Manifest(tensors=(spec,)), epsilon=epsilon
+    )
+    return {"study": Study.parse(value), "stages": {"student": stage}}
+
+
+def test_epsilon_is_part_of_what_is_signed() -> None:
+    """The right numbers are kept; absent, too few or understated ones make no study."""
+    assert PreparedStudy(**private((4.7286, 7.0774))).stages["student"].epsilon == (4.7286, 7.0774)
+    for wrong in (None, (4.7286,), (4.7286, 4.7286), (0.1, 0.2)):
+        with pytest.raises(ValidationError):
+            PreparedStudy(**private(wrong))
+    with pytest.raises(ValidationError):
+        PreparedStudy(**private((4.7286, 7.0774)) | {"study": Study.parse(GOOD)})
 
 
 def test_values_are_not_repeated() -> None:

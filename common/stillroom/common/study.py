@@ -4,32 +4,55 @@ A study is written as TOML by a data scientist, frozen by ``study prepare`` (whi
 digest of every stage's initial weights and manifest) and named by the SHA-256 of its canonical JSON.
 """
 
-import tomllib
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from stillroom.common.accounting import exact_delta
 from stillroom.common.canonical import digest, file_digest
 from stillroom.common.errors import ConfigError, TrustError
 from stillroom.common.manifest import Manifest
+from stillroom.common.settings import Section, checked, read_toml
+from stillroom.common.stage import (
+    TRAINING_RECIPES,
+    Aggregation,
+    Count,
+    Exchange,
+    Name,
+    Optimiser,
+    Positive,
+    Privacy,
+    Recipe,
+    Stage,
+)
 
-Name = Annotated[str, Field(pattern=r"^[a-zA-Z][a-zA-Z0-9_-]{0,40}$")]
+__all__ = [
+    "TRAINING_RECIPES",
+    "Aggregation",
+    "Exchange",
+    "Label",
+    "MaskLabel",
+    "Model",
+    "Name",
+    "Optimiser",
+    "PointsLabel",
+    "PreparedStage",
+    "PreparedStudy",
+    "Privacy",
+    "Quorum",
+    "Recipe",
+    "Section",
+    "SiteName",
+    "Stage",
+    "Study",
+    "StudySection",
+    "Volume",
+]
+
 SiteName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{1,30}$")]
 """As in certificates (``stillroom.common.pki.names``)."""
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
-Recipe = Literal["teach", "localise", "pseudolabel", "distil"]
-
-TRAINING_RECIPES = frozenset({"teach", "distil"})
-"""Recipes that exchange weights; the others return counts only."""
-
-
-class Section(BaseModel):
-    """Immutable, and a misspelt key is an error rather than a silent default."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class Quorum(Section):
@@ -138,84 +161,6 @@ class Model(Section):
         return self
 
 
-class Optimiser(Section):
-    """How a site trains between two exchanges."""
-
-    learning_rate: Positive = 1e-3
-    """At the first round; follows a cosine down to a tenth at the stage's last round."""
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
-    batch_size: Count = 2
-    steps: Count = 10
-    """Optimiser steps per site and round."""
-    clip_norm: Positive = 5.0
-    proximal: Annotated[float, Field(ge=0)] = 0.0
-    """FedProx (Li et al. 2020): weight of half the squared distance from the round's global model."""
-    keep_optimiser: bool = False
-    """Carry the optimiser's moments from round to round at the site instead of starting anew."""
-
-
-class Exchange(Section):
-    """How a stage's weights travel."""
-
-    encoding: Literal["fp32", "bf16-delta", "int8-delta"] = "fp32"
-    """``fp32``: every weight as it is. ``bf16-delta``, ``int8-delta``: what changed since the last
-    round, in two bytes or one a weight, packed; what rounding loses is added to the next round."""
-
-
-class Aggregation(Section):
-    """What the server makes of the updates of a round."""
-
-    method: Literal["mean", "trimmed-mean", "median"] = "mean"
-    """``mean`` weighs each site by its cases, per group. The other two look at every coordinate of
-    all updates and ignore case counts: a few hostile or broken sites cannot move them far."""
-    trim: Annotated[float, Field(gt=0, lt=0.5)] = 0.2
-    """``trimmed-mean``: share of the sites dropped at each end."""
-    clip_norm: Positive | None = None
-    """An update that is farther than this from the global model is shortened to it."""
-    server: Literal["fedavg", "fedadam", "fedyogi"] = "fedavg"
-    """What is done with the mean change (Reddi et al. 2021): applied as it is, or through an
-    adaptive optimiser at the server."""
-    learning_rate: Positive = 0.01
-    """Of ``fedadam`` and ``fedyogi``."""
-    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
-    tau: Positive = 1e-3
-    """Adaptivity: the constant beside the square root."""
-
-
-class Privacy(Section):
-    """Differential privacy of a site's contribution, made at the site before anything leaves."""
-
-    clip_norm: Positive
-    """Bound on the Euclidean norm of one round's change of one site."""
-    noise_multiplier: Positive
-    """Standard deviation of the noise added to every value, in units of ``clip_norm``."""
-    delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
-    """For which epsilon is stated."""
-
-
-class Stage(Section):
-    """One use of a recipe."""
-
-    name: Name
-    recipe: Recipe
-    rounds: Count = 1
-    label: Name | None = None
-    """``teach``: the label learned; only its owners take part."""
-    teachers: tuple[Name, ...] = ()
-    """``pseudolabel``, ``localise``: earlier ``teach`` stages."""
-    spacing_mm: tuple[Positive, Positive, Positive] | None = None
-    """Own working grid, e.g. 6 mm for a localiser; the study's when left out."""
-    train: Optimiser = Optimiser()
-    exchange: Exchange = Exchange()
-    aggregation: Aggregation = Aggregation()
-    privacy: Privacy | None = None
-    label_weights: dict[Name, Positive] = Field(default_factory=dict)
-    """``distil``: weight of each label type's loss; 1 when left out."""
-    evaluate_every: Annotated[int, Field(ge=0)] = 0
-    """Score the model at the held-out sites after every so many rounds; 0: at the end only."""
-
-
 class Study(Section):
     """A whole study file."""
 
@@ -233,34 +178,12 @@ class Study(Section):
             ConfigError: Unreadable, not TOML, or a key is unknown, missing or out of range
                 (STR-101, STR-102); a stage refers to something that does not exist (STR-103).
         """
-        try:
-            text = path.read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(
-                f"The study file {path} cannot be read.", fix="Check the path.", code="STR-101"
-            ) from error
-        try:
-            return cls.parse(tomllib.loads(text))
-        except tomllib.TOMLDecodeError as error:
-            raise ConfigError(
-                f"{path} is not TOML: {error}.", fix="Correct the line it names.", code="STR-102"
-            ) from error
+        return cls.parse(read_toml(path))
 
     @classmethod
     def parse(cls, value: dict[str, Any]) -> "Study":
         """Check a study given as nested dicts; raises as ``load`` does."""
-        try:
-            study = cls.model_validate(value)
-        except ValidationError as error:
-            problems = "; ".join(
-                f"{'.'.join(map(str, item['loc']))}: {item['msg']}"
-                for item in error.errors(include_input=False)
-            )
-            raise ConfigError(
-                f"The study file has {error.error_count()} problem(s): {problems}.",
-                fix="Correct these keys; all are explained in docs/reference/study-file.md.",
-                code="STR-102",
-            ) from error
+        study = checked(cls, value, what="The study file", page="study-file.md")
         study.check_references()
         return study
 
@@ -321,6 +244,14 @@ class Study(Section):
                     raise _reference(
                         f"{where} weighs label {name}, which is not defined", "Remove it."
                     )
+            fewest, sites = stage.aggregation.fewest_sites, self.study.quorum.min_sites
+            if sites < fewest:
+                raise ConfigError(
+                    f"In the study file, {where} aggregates by {stage.aggregation.method}, which "
+                    f"needs {fewest} updates to protect from one, and the quorum is {sites}.",
+                    fix=f"Set study.quorum.min_sites to {fewest} or more.",
+                    code="STR-102",
+                )
             earlier[stage.name] = stage
         condition = self.volume.condition_on
         if condition is not None and (
@@ -342,6 +273,8 @@ class PreparedStage(Section):
     initial_sha256: str
     """Digest of the safetensors file with the initial weights."""
     manifest: Manifest
+    epsilon: tuple[Positive, ...] | None = None
+    """Of a stage with privacy: what it has spent after each round, all earlier ones included."""
 
 
 class PreparedStudy(Section):
@@ -351,6 +284,25 @@ class PreparedStudy(Section):
     study: Study
     stages: dict[str, PreparedStage]
     """By stage name; only stages that exchange weights."""
+
+    @model_validator(mode="after")
+    def _epsilon_is_believable(self) -> "PreparedStudy":
+        """A hospital consents to this number: no other than the right one is worth a signature."""
+        for name, prepared in self.stages.items():
+            stage = self.study.stage_named(name)
+            privacy, epsilon = stage.privacy, prepared.epsilon
+            if (privacy is None) != (epsilon is None):
+                raise ValueError(
+                    f"stage {name}: epsilon belongs to privacy, and privacy to epsilon"
+                )
+            if privacy is None or epsilon is None:
+                continue
+            if len(epsilon) != stage.rounds or any(
+                exact_delta(spent, privacy.noise_multiplier, number) > privacy.delta
+                for number, spent in enumerate(epsilon, 1)
+            ):
+                raise ValueError(f"stage {name}: epsilon is less than its noise can give")
+        return self
 
     @property
     def digest(self) -> str:

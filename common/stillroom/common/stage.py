@@ -1,0 +1,133 @@
+"""One stage of a study file: what is learned, how weights travel, and what is made of them."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from stillroom.common.settings import Section
+
+Name = Annotated[str, Field(pattern=r"^[a-zA-Z][a-zA-Z0-9_-]{0,40}$")]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+Recipe = Literal["teach", "localise", "pseudolabel", "distil"]
+
+TRAINING_RECIPES = frozenset({"teach", "distil"})
+"""Recipes that exchange weights; the others return counts only."""
+
+
+class Optimiser(Section):
+    """How a site trains between two exchanges."""
+
+    learning_rate: Positive = 1e-3
+    """At the first round; follows a cosine down to a tenth at the stage's last round."""
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    batch_size: Count = 2
+    steps: Count = 10
+    """Optimiser steps per site and round."""
+    clip_norm: Positive = 5.0
+    """Gradients are shortened to this Euclidean norm before every step."""
+    proximal: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """FedProx (Li et al. 2020): weight of half the squared distance from the round's global model,
+    which holds sites with different scans together."""
+    keep_optimiser: bool = False
+    """Carry the optimiser's moments from round to round at the site instead of starting anew. They
+    never leave."""
+
+
+class Exchange(Section):
+    """How a stage's weights travel."""
+
+    encoding: Literal["fp32", "bf16-delta", "int8-delta"] = "fp32"
+    """``fp32``: every weight as it is. ``bf16-delta``, ``int8-delta``: what changed since the last
+    round, in two bytes or one a weight, packed; what rounding loses is added to the next round."""
+
+
+class Aggregation(Section):
+    """What the server makes of the updates of a round."""
+
+    method: Literal["mean", "trimmed-mean", "median"] = "mean"
+    """``mean`` weighs each site by its cases, per group. The other two look at every coordinate of
+    all updates and ignore case counts: a few hostile or broken sites cannot move them far."""
+    trim: Annotated[float, Field(gt=0, lt=0.5)] = 0.2
+    """``trimmed-mean``: share of the sites dropped at each end."""
+    clip_norm: Positive | None = None
+    """An update that is farther than this from the global model is shortened to it."""
+    server: Literal["fedavg", "fedadam", "fedyogi"] = "fedavg"
+    """What is done with the mean change (Reddi et al. 2021): applied as it is, or through an
+    adaptive optimiser at the server."""
+    learning_rate: Positive = 0.01
+    """Of ``fedadam`` and ``fedyogi``."""
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    tau: Positive = 1e-3
+    """Adaptivity: the constant beside the square root."""
+
+    @property
+    def fewest_sites(self) -> int:
+        """Updates below which ``method`` would ignore none, and so protect from none."""
+        if self.method == "median":
+            return 3
+        if self.method == "trimmed-mean":
+            return next(sites for sites in range(3, 10**6) if int(self.trim * sites) >= 1)
+        return 1
+
+
+class Privacy(Section):
+    """Differential privacy of the weights, made at the site before anything leaves.
+
+    What is protected is all that one site's weights say in one stage: whatever other scans it
+    might have held, the server could tell the difference only within epsilon and delta. The server
+    too sees nothing but noised weights. It is not a statement about one patient, for whom the same
+    epsilon is only an upper bound, and it covers weights alone: case counts, losses, times and
+    scores leave as they are, and so do the weights of stages without this section.
+    """
+
+    clip_norm: Positive
+    """Bound on the Euclidean norm of one round's change of one site."""
+    noise_multiplier: Annotated[float, Field(ge=0.01, le=1e4)]
+    """Standard deviation of the noise added to every value, in units of ``clip_norm``."""
+    delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
+    """For which epsilon is stated."""
+
+
+class Stage(Section):
+    """One use of a recipe."""
+
+    name: Name
+    recipe: Recipe
+    rounds: Count = 1
+    label: Name | None = None
+    """``teach``: the label learned; only its owners take part."""
+    teachers: tuple[Name, ...] = ()
+    """``pseudolabel``, ``localise``: earlier ``teach`` stages."""
+    spacing_mm: tuple[Positive, Positive, Positive] | None = None
+    """Own working grid, e.g. 6 mm for a localiser; the study's when left out."""
+    train: Optimiser = Optimiser()
+    exchange: Exchange = Exchange()
+    aggregation: Aggregation = Aggregation()
+    privacy: Privacy | None = None
+    label_weights: dict[Name, Positive] = Field(default_factory=dict)
+    """``distil``: weight of each label type's loss; 1 when left out."""
+    evaluate_every: Annotated[int, Field(ge=0)] = 0
+    """Score the model at the held-out sites after every so many rounds; 0: at the end only."""
+
+    @model_validator(mode="after")
+    def _options_have_an_effect(self) -> "Stage":
+        """An option that would silently do nothing is a mistake, in privacy a dangerous one."""
+        if self.recipe not in TRAINING_RECIPES:
+            # Compared with what it is when left out: a prepared study spells every key out.
+            for name, left_out in (
+                ("exchange", Exchange()),
+                ("aggregation", Aggregation()),
+                ("privacy", None),
+            ):
+                if getattr(self, name) != left_out:
+                    raise ValueError(
+                        f"{name}: a {self.recipe} stage exchanges no weights; leave it out"
+                    )
+        if self.privacy is not None and self.aggregation.method != "mean":
+            raise ValueError(
+                f"privacy: needs aggregation.method mean; among noised updates "
+                f"{self.aggregation.method} would choose the noise"
+            )
+        return self
