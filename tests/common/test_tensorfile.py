@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from stillroom.common import tensorfile
 from stillroom.common.errors import TrustError
 from stillroom.common.tensorfile import (
+    mapped,
     parse,
     read_weights,
     serialise,
@@ -168,3 +169,40 @@ def test_files_are_written_in_pieces_of_the_same_bytes(
     assert [path.name for path in tmp_path.iterdir()] == [f"{name}.safetensors"]
     assert (tmp_path / f"{name}.safetensors").read_bytes() == serialise(weights)
     assert weights_digest(weights) == name
+
+
+LAYOUT = {name: (value.dtype.name, value.shape) for name, value in WEIGHTS.items()}
+
+
+def test_a_mapped_file_is_the_readers_to_write_into(tmp_path: Path) -> None:
+    """What is read is what was written; what the reader then writes changes neither file nor others."""
+    path = tmp_path / f"{write_weights(tmp_path, WEIGHTS)}.safetensors"
+    before = path.read_bytes()
+    found, other = mapped(path, LAYOUT), mapped(path, LAYOUT)
+
+    assert found.keys() == WEIGHTS.keys()
+    for name, value in WEIGHTS.items():
+        np.testing.assert_array_equal(found[name], value)
+    found["a"] += 1
+    assert path.read_bytes() == before
+    np.testing.assert_array_equal(other["a"], WEIGHTS["a"])
+    path.unlink()
+    np.testing.assert_array_equal(other["b"], WEIGHTS["b"])
+
+
+@pytest.mark.parametrize("damage", ["longer", "shorter", "header", "other tensors", "empty"])
+def test_a_file_of_other_tensors_is_not_mapped(tmp_path: Path, damage: str) -> None:
+    """Header and length are looked at before anything is read."""
+    path = tmp_path / f"{write_weights(tmp_path, WEIGHTS)}.safetensors"
+    data = path.read_bytes()
+    changes = {
+        "longer": data + b"x",
+        "shorter": data[:-1],
+        "header": data[:20] + b"#" + data[21:],
+        "other tensors": serialise({**WEIGHTS, "a": WEIGHTS["a"].reshape(3, 2)}),
+        "empty": b"",
+    }
+    path.write_bytes(changes[damage])
+
+    with pytest.raises(ValueError, match="not a file of these tensors"):
+        mapped(path, LAYOUT)

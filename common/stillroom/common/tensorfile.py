@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import mmap
 import os
 import threading
 from collections.abc import Iterator, Mapping
@@ -79,7 +80,7 @@ def _pieces(weights: Weights) -> Iterator[memoryview]:
     for name in json.loads(head[8:]):
         value = np.asarray(weights[name], order="C")
         little = value.astype(value.dtype.newbyteorder("<"), copy=False)
-        data = memoryview(little.reshape(-1).view(np.uint8))
+        data = little.reshape(-1).view(np.uint8).data
         for start in range(0, len(data), PIECE):
             yield data[start : start + PIECE]
 
@@ -203,6 +204,36 @@ def _layout(entries: dict[str, Any]) -> dict[str, tuple[str, tuple[int, ...]]]:
     if not all(type(n) is int and 0 <= n < 2**40 for _, shape in layout.values() for n in shape):
         raise ValueError("a size is not a size")
     return layout
+
+
+def mapped(
+    path: Path, tensors: Mapping[str, tuple[str, tuple[int, ...]]]
+) -> dict[str, NDArray[Any]]:
+    """The tensors of a file as ``serialise`` writes them, read from disk as they are used.
+
+    The arrays may be written into: what is written is the caller's own, the file stays as it is.
+    They live on when the file is removed.
+
+    Args:
+        path: The file.
+        tensors: Name -> (NumPy dtype name, shape), all of them.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: Its header or its length is not the one that these tensors have.
+    """
+    head = header(tensors)
+    size = len(head) + sum(math.prod(s) * np.dtype(d).itemsize for d, s in tensors.values())
+    with path.open("rb") as stream:
+        if os.fstat(stream.fileno()).st_size != size or stream.read(len(head)) != head:
+            raise ValueError("not a file of these tensors")
+        data = mmap.mmap(stream.fileno(), size, access=mmap.ACCESS_COPY)
+    found = {}
+    for name, entry in json.loads(head[8:]).items():
+        dtype, shape = tensors[name]
+        start = len(head) + entry["data_offsets"][0]
+        found[name] = np.frombuffer(data, dtype, math.prod(shape), start).reshape(shape)
+    return found
 
 
 def write_durably(path: Path, data: bytes) -> None:
