@@ -118,7 +118,7 @@ def check_count(count: int, limits: Limits) -> Finding | None:
     """13. Too few slices."""
     if count >= limits.min_slices:
         return None
-    return _finding("STR-420", f"{count} slices, expected at least {limits.min_slices}.")
+    return _finding("STR-420", f"Slices: {count}; expected at least {limits.min_slices}.")
 
 
 def check_size(size: Sequence[int], limits: Limits) -> Finding | None:
@@ -167,7 +167,7 @@ def _readable(slices: Sequence[SliceHeader]) -> Finding | None:
     bad = [s for s in slices if s.problem == "unreadable" or (s.modality == "CT" and not _image(s))]
     if not bad:
         return None
-    return _finding("STR-410", f"{len(bad)} of {len(slices)} slices cannot be read as an image.")
+    return _finding("STR-410", f"Slices unreadable as an image: {len(bad)} of {len(slices)}.")
 
 
 def _image(header: SliceHeader) -> bool:
@@ -218,7 +218,7 @@ def _truncated(slices: Sequence[SliceHeader]) -> Finding | None:
         return None
     return _finding(
         "STR-418",
-        f"Pixel data of {bad} of {len(slices)} slices is cut short or has another size than claimed.",
+        f"Slices cut short or of another size than claimed: {bad} of {len(slices)}.",
     )
 
 
@@ -274,7 +274,7 @@ def _spaced(ordered: Stack) -> list[Finding | None]:
     twice = gaps < SAME_PLACE_MM
     found: list[Finding | None] = []
     if twice.any():
-        found.append(_finding("STR-415", f"{int(twice.sum())} slices lie where another one lies."))
+        found.append(_finding("STR-415", f"Slices where another one lies: {int(twice.sum())}."))
     gaps = gaps[~twice]
     if gaps.size == 0:
         return found
@@ -287,7 +287,7 @@ def _spaced(ordered: Stack) -> list[Finding | None]:
         found.append(
             _finding(
                 "STR-414",
-                f"{int((whole - 1).sum())} slices are missing between the first and the last.",
+                f"Slices missing in between: {int((whole - 1).sum())}.",
             )
         )
     else:
