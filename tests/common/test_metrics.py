@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stillroom.common.errors import ContractError
-from stillroom.common.metrics import COUNTS, allowed_metrics, check_metrics, suppress_small
+from stillroom.common.metrics import (
+    COUNTS,
+    SCORES,
+    allowed_metrics,
+    check_cohort,
+    check_metrics,
+    suppress_small,
+)
 from stillroom.common.study import Study
 
 STUDY = Study.parse(
@@ -87,11 +94,63 @@ def test_values_that_are_not_finite_numbers(value: object) -> None:
 
 @given(st.sampled_from(ALLOWED), st.integers(1, 50), st.integers(0, 100))
 def test_small_counts_leave_as_zero(name: str, min_cohort: int, value: int) -> None:
-    """A count below the cohort is 0; everything else, and every count that is not, is untouched."""
-    left = suppress_small({name: value}, min_cohort)[name]
-    is_count = name.rsplit(".", 1)[-1] in COUNTS
+    """A count below the cohort is 0; a score without its count stays here; the rest is untouched."""
+    left = suppress_small({name: value}, min_cohort)
+    what = name.rsplit(".", 1)[-1]
 
-    assert left == (0 if is_count and value < min_cohort else value)
+    if what in SCORES:
+        assert left == {}
+    else:
+        assert left == {name: 0 if what in COUNTS and value < min_cohort else value}
+
+
+CLASS = st.fixed_dictionaries(
+    {
+        "cases": st.integers(0, 12),
+        "found": st.integers(0, 12).map(lambda n: n / 12),
+        "detected": st.floats(0, 1),
+        "error_mm": st.floats(0, 100),
+    }
+)
+
+
+@given(CLASS, CLASS, st.integers(1, 12))
+def test_scores_of_few_scans_stay_here(
+    one: dict[str, float], other: dict[str, float], min_cohort: int
+) -> None:
+    """Either a class tells its count and every score, or a 0 and none; distances ask for more."""
+    told = {
+        f"eval.{name}.{what}": value
+        for name, numbers in (("hinge.NCC", one), ("vessels.AO", other))
+        for what, value in numbers.items()
+    }
+    left = suppress_small(told, min_cohort)
+
+    for name, numbers in (("hinge.NCC", one), ("vessels.AO", other)):
+        mine = {
+            key.rsplit(".", 1)[-1]: v for key, v in left.items() if key.startswith(f"eval.{name}")
+        }
+        if numbers["cases"] < min_cohort:
+            assert mine == {"cases": 0}
+        else:
+            assert {k: v for k, v in mine.items() if k != "error_mm"} == {
+                k: v for k, v in numbers.items() if k != "error_mm"
+            }
+            found = round(numbers["cases"] * numbers["found"])
+            assert ("error_mm" in mine) == (found >= min_cohort)
+    check_cohort(left, min_cohort)
+    if left != told:
+        with pytest.raises(ContractError) as caught:
+            check_cohort(told, min_cohort)
+        assert caught.value.code == "STR-304"
+
+
+def test_one_scan_is_enough_where_the_study_says_so() -> None:
+    """A minimum of 1 hides nothing but what was made from nothing."""
+    told = {"eval.hinge.NCC.cases": 1, "eval.hinge.NCC.found": 1.0, "eval.hinge.NCC.error_mm": 2.5}
+    check_cohort(told, 1)
+    assert suppress_small(told, 1) == told
+    assert suppress_small(told, 2) == {"eval.hinge.NCC.cases": 0}
 
 
 def test_every_count_of_cases_is_suppressed() -> None:

@@ -252,6 +252,20 @@ def test_a_point_never_found_is_a_failure(tmp_path: Path) -> None:
     assert "77 % of points found, 12 cases" in page.text
 
 
+def test_what_a_site_kept_to_itself_is_not_called_a_miss(tmp_path: Path) -> None:
+    """Scores over too few scans never left: a dash, or words, and no "never found"."""
+    summary = sample()
+    for site, result in summary["metrics"].items():
+        if site != "pooled" and "landmarks" in result:
+            first, second = list(result["landmarks"]["classes"])[:2]
+            del result["landmarks"]["classes"][first]["error_mm"]
+            del result["landmarks"]["classes"][second]
+    _, page = render(tmp_path, summary)
+
+    assert "found in too few 92 % found" in page.text
+    assert "—" in page.text
+
+
 def test_complete_participation_is_said_quietly(tmp_path: Path) -> None:
     """No alarm when there is nothing to be alarmed about."""
     _, page = render(tmp_path, sample())

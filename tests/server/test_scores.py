@@ -69,6 +69,23 @@ def test_pooling_weighs_by_cases() -> None:
     assert set(table) == {"a", "b", "c", "pooled"}
 
 
+def test_what_a_site_keeps_is_no_gap_in_the_others() -> None:
+    """Scores over too few scans never leave a site: the pool is then made of the rest."""
+    kept = {"eval.vessels.AO.cases": 0, "eval.vessels.PA.cases": 0, "eval.cases": 0}
+    few_found = {
+        "eval.hinge.NCC.cases": 5,
+        "eval.hinge.NCC.found": 0.4,
+        "eval.hinge.NCC.detected": 0.2,
+    }
+    table = tabulate(STUDY, {"a": {**kept, **few_found}, "b": mask("AO", 5, 0.8, 1.0)}, ["a", "b"])
+
+    assert table["pooled"]["vessels"] == table["b"]["vessels"]
+    assert set(table["a"]) == {"hinge"}
+    assert table["a"]["hinge"]["median_error_mm"] is None
+    assert table["a"]["hinge"]["detection_rate"] == 0.2
+    assert tabulate(STUDY, {"a": kept}, ["a"]) == {"a": {}}
+
+
 def test_a_missed_point_lowers_detection_and_is_never_nan() -> None:
     """A point nobody found has no error, and the table says 0 %, not NaN."""
     table = tabulate(STUDY, {"a": {**point("NCC", 4, 1.0, 3.0), **point("RCC", 4, 0.0)}}, ["a"])[

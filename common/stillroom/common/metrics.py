@@ -1,7 +1,8 @@
 """The few numbers that may travel beside weights: their names, and the check of them.
 
 Everything a site reports is one of these, for the labels of its study; anything else is refused
-on both sides. Counts below the study's minimum cohort leave as 0.
+on both sides. Counts below the study's minimum cohort leave as 0, and scores over fewer scans than
+that do not leave at all: a mean over one scan is that scan's own.
 """
 
 import math
@@ -15,6 +16,9 @@ COUNTS = frozenset({"cases", "written", "incomplete", "kept", "located", "not_lo
 
 RATES = frozenset({"dice", "detected", "found"})
 """Last part of every metric that lies in [0, 1]."""
+
+SCORES = RATES | {"error_mm"}
+"""Last part of every metric that is a mean or median over the scans its ``cases`` counts."""
 
 MOST = 1e9
 """No loss, count, time or distance is larger; a larger one would drown the others in a sum."""
@@ -82,8 +86,48 @@ def _possible(what: str, value: float) -> bool:
 
 
 def suppress_small(metrics: Mapping[str, float], min_cohort: int) -> dict[str, float]:
-    """``metrics`` with every count below ``min_cohort`` replaced by 0."""
+    """``metrics`` with every count below ``min_cohort`` as 0, and without scores of fewer scans."""
+    few = scores_of_few(metrics, min_cohort)
     return {
         name: 0 if name.rsplit(".", 1)[-1] in COUNTS and value < min_cohort else value
         for name, value in metrics.items()
+        if name not in few
     }
+
+
+def scores_of_few(metrics: Mapping[str, float], min_cohort: int) -> frozenset[str]:
+    """Names of the scores that were made from fewer than ``min_cohort`` scans. Pure.
+
+    A score is made from the ``cases`` of its class; a distance only from the share ``found`` of
+    them. Where these are not told, they are taken to be none.
+    """
+    few = set()
+    for name in metrics:
+        of, _, what = name.rpartition(".")
+        if what in SCORES:
+            scans = metrics.get(f"{of}.cases", 0)
+            if what == "error_mm":
+                scans = round(scans * metrics.get(f"{of}.found", 0.0))
+            if scans < min_cohort:
+                few.add(name)
+    return frozenset(few)
+
+
+def check_cohort(metrics: Mapping[str, float], min_cohort: int) -> None:
+    """Refuse numbers that ``suppress_small`` would not have let through.
+
+    Args:
+        metrics: As ``check_metrics`` accepts them.
+        min_cohort: The study's.
+
+    Raises:
+        ContractError: STR-304.
+    """
+    left = suppress_small(metrics, min_cohort)
+    if bad := sum(left.get(name) != value for name, value in metrics.items()):
+        raise ContractError(
+            f"{bad} of {len(metrics)} reported numbers count fewer cases than the study's minimum "
+            f"cohort of {min_cohort}, or are scores of fewer.",
+            fix="Check that site and server run the same release.",
+            code="STR-304",
+        )

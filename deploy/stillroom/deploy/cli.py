@@ -97,7 +97,7 @@ def results_table(summary: dict[str, Any]) -> Table:
         if "mean_dice" in row:
             score = f"Dice {row['mean_dice']:.3f}"
         elif row["median_error_mm"] is None:
-            score = "nothing found"
+            score = "found in too few" if row["detection_rate"] else "nothing found"
         else:
             score = f"median {row['median_error_mm']:.1f} mm"
         table.add_row(name, f"{row['cases']:g}", f"{row['detection_rate']:.0%}", score)

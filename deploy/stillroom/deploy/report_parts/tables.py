@@ -115,7 +115,8 @@ def _score(row: Mapping[str, Any], *, is_mask: bool, pooled: bool) -> Html:
     if is_mask:
         value = row.get("dice")
         return tag("td", "—" if value is None else f"{value:.3f}", class_=style)
-    return tag("td", *_points(row.get("error_mm"), row.get("detected")), class_=style)
+    rate = row.get("detected")
+    return tag("td", *_points(row.get("error_mm"), rate, row.get("found", rate)), class_=style)
 
 
 def _total(table: Mapping[str, Any], *, is_mask: bool, pooled: bool) -> Html:
@@ -125,12 +126,20 @@ def _total(table: Mapping[str, Any], *, is_mask: bool, pooled: bool) -> Html:
         dice = table.get("mean_dice")
         found = None if rate is None else tag("small", f"{percent(rate)} detected")
         return tag("td", "—" if dice is None else f"{dice:.3f}", found, class_=style)
-    return tag("td", *_points(table.get("median_error_mm"), rate), class_=style)
+    rows = (table.get("classes") or {}).values()
+    found = max((row.get("found", row.get("detected")) or 0 for row in rows), default=rate)
+    return tag("td", *_points(table.get("median_error_mm"), rate, found), class_=style)
 
 
-def _points(error_mm: float | None, rate: float | None) -> tuple[str, Html | None]:
-    words = "never found" if error_mm is None else f"{error_mm:.1f} mm"
-    return words, None if rate is None else tag("small", f"{percent(rate)} found")
+def _points(
+    error_mm: float | None, rate: float | None, found: float | None
+) -> tuple[str, Html | None]:
+    """A distance and a share; words where there is none, for a site may keep those of few scans."""
+    if rate is None:
+        return "—", None
+    words = "found in too few" if found else "never found"
+    small = tag("small", f"{percent(rate)} found")
+    return words if error_mm is None else f"{error_mm:.1f} mm", small
 
 
 def _strip(item: str, shares: Mapping[str, float], order: Sequence[str]) -> Html:
