@@ -56,6 +56,7 @@ CODES: dict[str, str] = {
     "STR-306": "Too few sites answered for the study's quorum.",
     "STR-307": "A reply is not the answer to the message it says it answers.",
     "STR-311": "A file of weights is missing or is not what its name says.",
+    "STR-312": "A file of weights is larger than the server takes.",
     # 4xx: data
     "STR-400": "A scan or label cannot be used.",
     "STR-401": "No usable case for this stage.",

@@ -50,6 +50,8 @@ class ServerConfig(Section):
     """Pause between two looks for replies."""
     connect_s: Annotated[float, Field(gt=0)] = 600.0
     """How long a run waits for its sites to connect before it starts with those present."""
+    max_blob_mib: Annotated[int, Field(ge=1, le=65536)] = 2048
+    """Largest file of weights taken from a site."""
     tls: TlsSection
 
     @property
@@ -61,6 +63,16 @@ class ServerConfig(Section):
     def database(self) -> Path:
         """Flower's SQLite state."""
         return self.state / "flower.db"
+
+    @property
+    def depot(self) -> Path:
+        """Files of weights on their way: published ones, and what sites have sent."""
+        return self.state / "depot"
+
+    @property
+    def arrivals(self) -> Path:
+        """A file for every site, new each time its courier starts."""
+        return self.state / "arrivals"
 
     @property
     def inner_address(self) -> str:
