@@ -1,23 +1,78 @@
-"""When a site's courier (re)starts it says so; a run that waits for that site then asks again."""
+"""How the server reads what a site sends, before its own rules can look at it.
 
-import secrets
-from pathlib import Path
+Flower's client of the SuperLink decodes a whole message at once and believes an array that lists one
+chunk a million times; that message would take all memory of the study's process and end the study
+for everybody. The class that Flower looks up for arrays is replaced by one that counts first.
+"""
 
-from stillroom.common.tensorfile import write_durably
+import json
+from functools import partial
+
+from flwr.app import Array
+from flwr.supercore.inflatable.inflatable_object import InflatableObject, get_object_body
+from flwr.supercore.inflatable.inflatable_utils import inflatable_class_registry, pull_objects
+from flwr.superlink.grid import http_grid
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from typing_extensions import override
+
+from stillroom.common.parcel import CHUNK, SMALL
+from stillroom.common.study import StudySection
+
+UNREADABLE = (
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    RecursionError,
+    OverflowError,
+    DecodeError,
+)
+"""What Flower's decoder raises for bytes that are no message."""
+
+FIRST_LOOK_S = 0.05
+"""First pause for an object that has been announced; doubles up to one second."""
 
 
-def note_arrival(folder: Path, site: str) -> None:
-    """Remember that the courier of ``site`` has just started."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_durably(folder / site, secrets.token_hex(8).encode("ascii"))
+class BoundedArray(Array):
+    """An array that is as long as it says it is, and no longer than any update of the study."""
+
+    limit = 0
+    """Bytes; set by ``bound_arrays``."""
+
+    @classmethod
+    @override
+    def inflate(
+        cls, object_content: bytes, children: dict[str, InflatableObject] | None = None
+    ) -> Array:
+        """As ``Array.inflate``.
+
+        Raises:
+            ValueError: It is not one array of bytes, or lists other chunks than those bytes need.
+        """
+        body = json.loads(bytes(get_object_body(object_content, Array)))
+        (size,), chunks = body["shape"], body["arraychunk_ids"]
+        if body["dtype"] != "uint8" or not 0 <= size <= cls.limit:
+            raise ValueError("the array is larger than any update")
+        if len(chunks) != -(-size // CHUNK):
+            raise ValueError("the array's length and its chunks disagree")
+        array = Array.inflate(object_content, children)
+        if len(array.data) != size:
+            raise ValueError("the array is not as long as it says")
+        return array
 
 
-def last_arrival(folder: Path, site: str) -> str:
-    """A text that is another one after every start of this site's courier; empty before the first.
+def bound_arrays(study: StudySection) -> None:
+    """Have Flower use ``BoundedArray`` in this process from now on."""
+    BoundedArray.limit = int(study.max_update_mib * 2**20) + SMALL
+    inflatable_class_registry[Array.__qualname__] = BoundedArray
 
-    Not a time: clocks jump. Compare it with what it was when the site was asked.
+
+def look_sooner() -> None:
+    """Have Flower's Grid in this process look again soon for an object that is still on its way.
+
+    A reply is announced before its objects are uploaded, and Flower's first pause for an object
+    that is not there yet is one second: at every answer of every round.
     """
-    try:
-        return (folder / site).read_text("ascii")
-    except FileNotFoundError:
-        return ""
+    quick = partial(pull_objects, initial_backoff=FIRST_LOOK_S, backoff_cap=1.0)
+    setattr(http_grid, "pull_objects", quick)  # noqa: B010  # a name the module does not export
