@@ -8,7 +8,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from stillroom.client.recipes import evaluation
-from stillroom.client.recipes.registry import RECIPES, RoundResult, inventory
+from stillroom.client.recipes.registry import RECIPES, RecipeContext, RoundResult, inventory
 from stillroom.client.site import Site
 from stillroom.common.errors import ResourceError
 from stillroom.common.messages import INVENTORY, LABEL, ROUND, STAGE, Reply, pack_reply, read_task
@@ -16,6 +16,8 @@ from stillroom.common.metrics import check_metrics, suppress_small
 
 SITE_CONFIG = "site-config"
 """Key of the node configuration that holds the path of site.toml; set by this site alone."""
+
+Work = Callable[[RecipeContext], RoundResult]
 
 app = ClientApp()
 
@@ -26,39 +28,58 @@ def count_cases(message: Message, context: Context) -> Message:
     site = _site(context)
     site.accept(INVENTORY, read_task(message))
     site.take_in()
-    return _reply(site, message, RoundResult(None, {}, inventory(site.store(), site.study)))
+    result = _leaving(site, RoundResult(None, {}, inventory(site.store(), site.study)))
+    # Never from what was answered before: it is asked to see what is there now.
+    return Message(pack_reply(Reply(metrics=result.metrics)), reply_to=message)
 
 
 @app.train(ROUND)
 def train(message: Message, context: Context) -> Message:
-    """Learn for one round from the weights sent."""
-    site = _site(context)
-    order = site.order(ROUND, read_task(message))
-    result = _stoppable(site, lambda: RECIPES[order.stage.recipe].run(order))
-    return _reply(site, message, result)
+    """Learn for one round from the model named."""
+    return _answer(
+        _site(context), ROUND, message, lambda order: RECIPES[order.stage.recipe].run(order)
+    )
 
 
 @app.train(LABEL)
 def label(message: Message, context: Context) -> Message:
-    """Apply the teachers sent to local scans; only counts go back."""
-    site = _site(context)
-    order = site.order(LABEL, read_task(message))
-    result = _stoppable(site, lambda: RECIPES[order.stage.recipe].run(order))
-    return _reply(site, message, replace(result, weights=None, samples={}))
+    """Apply the teachers named to local scans; only counts go back."""
+
+    def work(order: RecipeContext) -> RoundResult:
+        return replace(RECIPES[order.stage.recipe].run(order), weights=None, samples={})
+
+    return _answer(_site(context), LABEL, message, work)
 
 
 @app.evaluate(STAGE)
 def evaluate(message: Message, context: Context) -> Message:
-    """Score the weights sent on local cases; per-case results stay in this site's state."""
+    """Score the model named on local cases; per-case results stay in this site's state."""
     site = _site(context)
-    order = site.order(STAGE, read_task(message))
-    keep = site.predictions_dir(order.stage.name)
-    result = _stoppable(site, lambda: evaluation.evaluate(order, keep_predictions=keep))
-    return _reply(site, message, result)
+
+    def work(order: RecipeContext) -> RoundResult:
+        return evaluation.evaluate(order, keep_predictions=site.predictions_dir(order.stage.name))
+
+    return _answer(site, STAGE, message, work)
 
 
 def _site(context: Context) -> Site:
     return Site.open(Path(str(context.node_config[SITE_CONFIG])))
+
+
+def _answer(site: Site, kind: str, message: Message, work: Work) -> Message:
+    """The answer to a task: kept since it was first given, or worked out, kept and given."""
+    task = read_task(message)
+    # 1. Only what the study holds and this site consented to, whether it was done before or not.
+    site.accept(kind, task)
+    kept = site.answers.find(kind, task)
+    if kept is None:
+        # 2. The work, and the last look at its numbers.
+        order = site.order(kind, task)
+        result = _leaving(site, _stoppable(site, lambda: work(order)))
+        # 3. Committed: the same task is answered equally from here on, whatever dies.
+        kept = site.answers.keep(kind, task, result, order.memory.saved)
+    site.agreement.require()
+    return Message(pack_reply(kept), reply_to=message)
 
 
 def _stoppable(site: Site, work: Callable[[], RoundResult]) -> RoundResult:
@@ -70,10 +91,9 @@ def _stoppable(site: Site, work: Callable[[], RoundResult]) -> RoundResult:
         raise
 
 
-def _reply(site: Site, message: Message, result: RoundResult) -> Message:
-    """The last look before numbers leave the runner: consent, whitelist, then small counts."""
+def _leaving(site: Site, result: RoundResult) -> RoundResult:
+    """A result with what may leave of its numbers: consent, whitelist, then small counts."""
     site.agreement.require()
     check_metrics(result.metrics, site.study)
     metrics = suppress_small(result.metrics, site.study.study.min_cohort)
-    reply = Reply(weights=result.weights, samples=result.samples, metrics=metrics)
-    return Message(pack_reply(reply), reply_to=message)
+    return replace(result, metrics=metrics)

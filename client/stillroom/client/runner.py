@@ -6,18 +6,19 @@ installed or imported if it did not. What it relies on in flwr 1.41 is held by
 tests/client/test_flower_contract.py.
 """
 
+import contextlib
 import logging
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
-from flwr.common.constant import SubStatus
-from flwr.proto.runtime_pb2 import AcquireTaskRequest
+from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL, SubStatus
+from flwr.proto.runtime_pb2 import AcquireTaskRequest, SendTaskHeartbeatRequest
 from flwr.supercore.constant import TaskType
-from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
 from flwr.supercore.interceptors import (
     RuntimeTokenHttpInterceptor,
     RuntimeVersionHttpInterceptor,
@@ -28,12 +29,16 @@ from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, 
 
 from stillroom.client.app import SITE_CONFIG
 from stillroom.client.app import app as installed_app
+from stillroom.client.exchange import RunnerLock
+from stillroom.client.site import Site
 from stillroom.common.errors import StillroomError
 from stillroom.common.messages import failure
 
 log = logging.getLogger(__name__)
 
 POLL_S = 0.1
+RETRY_S = 0.2
+"""Pause while the courier is away."""
 ACQUIRE = frozenset({"/flwr.proto.Runtime/AcquireTask"})
 
 
@@ -53,49 +58,83 @@ class RunnerSettings:
 
 
 def run_runner(settings: RunnerSettings, stop: threading.Event) -> None:
-    """Take and do tasks until ``stop`` is set; a courier that is away is waited for."""
+    """Take and do tasks until ``stop`` is set; a courier that is away is waited for.
+
+    Raises:
+        ResourceError: STR-513, another runner works for this site.
+        StillroomError: As ``Site.open`` says.
+    """
+    site = Site.open(settings.site_config)
+    site.stop = stop
     poll = _client(
         settings.runtime_port,
         RuntimeVersionHttpInterceptor(component_name="SuperExec"),
         SuperExecAuthHttpInterceptor(master_secret=settings.secret, protected_methods=ACQUIRE),
     )
-    while not stop.is_set():
-        try:
-            answer = poll.AcquireTask(
-                AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP])
-            )
-        except httpx.HTTPError:
-            stop.wait(1.0)
-            continue
-        if not (answer.HasField("task") and answer.token):
-            stop.wait(POLL_S)
-            continue
-        try:
-            _do_task(settings, answer.token)
-        except httpx.HTTPError:
-            # The courier went away mid-task. Its next life asks the server for the message again.
-            log.warning("runner.courier_lost")
-    poll.close()
+    request = AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP])
+    with RunnerLock(site.exchange), contextlib.closing(poll):
+        while not stop.is_set():
+            try:
+                given = poll.AcquireTask(request)
+                if not (given.HasField("task") and given.token):
+                    stop.wait(POLL_S)
+                    continue
+                _do_task(settings, given.token, stop)
+            except httpx.HTTPError:
+                # Away, perhaps in the middle of a task. Its next life asks the server for the
+                # message again, and what was finished is then answered without any work.
+                stop.wait(RETRY_S)
+            except Exception:
+                # A courier that has lost its place may say anything. Nothing it says ends the
+                # runner, whose warm memory is worth keeping.
+                log.exception("runner.line_failed")
+                stop.wait(RETRY_S)
 
 
-def _do_task(settings: RunnerSettings, token: str) -> None:
+def _do_task(settings: RunnerSettings, token: str, stop: threading.Event) -> None:
     client = _client(
         settings.runtime_port,
         RuntimeVersionHttpInterceptor(component_name="flwr-clientapp"),
         RuntimeTokenHttpInterceptor(token),
     )
-    heartbeat = HeartbeatSender(make_task_heartbeat_fn_http(client))
-    heartbeat.start()
     context: Context | None = None
+    with contextlib.closing(client), _heartbeat(client):
+        try:
+            message, context, _run, _fab = pull_task_input(client)
+            # Settings are the site's own; whatever the other side put there is not looked at.
+            context.node_config = {SITE_CONFIG: str(settings.site_config)}
+            reply = answer(installed_app, message, context)
+            if stop.is_set() and reply.has_error():
+                # Our own end is no failure of the site: the next runner is given the task again.
+                log.info("runner.task_left")
+                return
+            push_message(client, reply, context)
+        finally:
+            # A task that is left open would become an error of Flower's own after a while.
+            push_task_output(client, context, SubStatus.COMPLETED, "")
+
+
+@contextlib.contextmanager
+def _heartbeat(client: RuntimeHttpClient) -> Iterator[None]:
+    """Tell the courier that the task is being worked on.
+
+    Flower's own sender interrupts the process when a courier that was restarted does not know the
+    task any more. What is being worked on is worth finishing: it will be asked for again.
+    """
+    done = threading.Event()
+
+    def beat() -> None:
+        while not done.wait(HEARTBEAT_DEFAULT_INTERVAL / 3):
+            with contextlib.suppress(httpx.HTTPError):
+                client.SendTaskHeartbeat(SendTaskHeartbeatRequest())
+
+    thread = threading.Thread(target=beat, daemon=True, name="heartbeat")
+    thread.start()
     try:
-        message, context, _run, _fab = pull_task_input(client)
-        # Settings are the site's own; whatever the other side put there is not looked at.
-        context.node_config = {SITE_CONFIG: str(settings.site_config)}
-        push_message(client, answer(installed_app, message, context), context)
+        yield
     finally:
-        push_task_output(client, context, SubStatus.COMPLETED, "")
-        heartbeat.stop()
-        client.close()
+        done.set()
+        thread.join()
 
 
 def answer(app: ClientApp, message: Message, context: Context) -> Message:

@@ -26,13 +26,17 @@ class Memory(Protocol):
     def load(self) -> dict[str, NDArray[Any]] | None:
         """What the latest committed round before this one saved; the caller's own arrays.
 
-        None in a first round, after one that saved nothing, and when the file was lost: the round
-        then starts anew.
+        None in a first round, and when the file was lost: the round then starts anew.
         """
         ...
 
     def save(self, values: Remembered) -> None:
         """Remember ``values`` once this round's answer is committed; a second call replaces."""
+        ...
+
+    @property
+    def saved(self) -> str | None:
+        """Name of what this round has saved, for its answer to name."""
         ...
 
 
@@ -46,6 +50,11 @@ class NoMemory(Memory):
     @override
     def save(self, values: Remembered) -> None:
         """Forgotten at once."""
+
+    @property
+    @override
+    def saved(self) -> None:
+        """Nothing."""
 
 
 @dataclass(slots=True)
