@@ -165,7 +165,7 @@ def _leaves(prepared: PreparedStudy, facts: SiteFacts) -> list[str]:
     score = "dice" if definition.kind == "mask" else "error_mm"
     least = study.study.min_cohort
     small = (
-        f"A count below {least} leaves as 0."
+        f"A count below {least} leaves as 0, and a score over fewer scans does not leave."
         if least > 1
         else "This study sets no minimum: a count of 1 leaves as 1."
     )

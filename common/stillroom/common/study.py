@@ -76,7 +76,7 @@ class StudySection(Section):
     """Of the initial weights and of every random choice at the sites."""
     quorum: Quorum = Quorum()
     min_cohort: Annotated[int, Field(ge=1)] = 1
-    """Counts below this leave a site as 0."""
+    """Counts below this leave a site as 0; scores over fewer scans do not leave."""
     max_update_mib: Positive = 512.0
     """A stage whose manifest is larger is refused before it starts."""
     max_update_norm: Positive = 1e6
