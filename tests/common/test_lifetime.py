@@ -1,6 +1,8 @@
 """Waiting, and not being interrupted at the wrong moment."""
 
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -36,3 +38,21 @@ def test_handlers_are_as_they_were_before() -> None:
         pass
 
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_process_that_is_busy_leaves_all_the_same() -> None:
+    """Told to stop in the middle of something that does not look up, it is gone in time."""
+    code = (
+        "import threading, time\n"
+        "from stillroom.common.lifetime import leave_within, stop_on_signals\n"
+        "leave_within(stop_on_signals(), 0.2)\n"
+        "print('busy', flush=True)\n"
+        "end = time.monotonic() + 60\n"
+        "while time.monotonic() < end: pass\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.terminate()
+
+        assert process.wait(timeout=10) == 0

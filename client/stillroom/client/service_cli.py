@@ -50,11 +50,12 @@ def courier(config: Config, follow_parent: FollowParent = None) -> None:
 def runner(config: Config, follow_parent: FollowParent = None) -> None:
     """Do the study's work on this site's data (GPU, no network but the courier's loopback port)."""
     from stillroom.client.config import SiteConfig
-    from stillroom.common.lifetime import follow, stop_on_signals
+    from stillroom.common.lifetime import follow, leave_within, stop_on_signals
     from stillroom.common.logs import to_stderr
 
     to_stderr()
     stop = stop_on_signals()
+    leave_within(stop, 1.5)
     if follow_parent is not None:
         follow(follow_parent)
     site = SiteConfig.load(config)
@@ -63,7 +64,5 @@ def runner(config: Config, follow_parent: FollowParent = None) -> None:
         os.environ["OMP_NUM_THREADS"] = str(site.threads)
 
     from stillroom.client.runner import RunnerSettings, run_runner
-    from stillroom.client.site import Site
 
-    Site.open(config.resolve())  # a damaged study or configuration is told now, not in a round
     run_runner(RunnerSettings(config.resolve(), site.runtime_port, site.read_secret()), stop)

@@ -31,6 +31,21 @@ def stop_on_signals() -> threading.Event:
     return stop
 
 
+def leave_within(stop: threading.Event, seconds: float) -> None:
+    """End this process at the latest ``seconds`` after ``stop`` is set, whatever it is doing.
+
+    For a process whose every durable step is one rename: it may be killed at any moment, so it
+    need not finish a step of training or a scan of folders that takes longer than anybody waits.
+    """
+
+    def watch() -> None:
+        stop.wait()
+        time.sleep(seconds)
+        os._exit(0)
+
+    threading.Thread(target=watch, daemon=True, name="leave").start()
+
+
 def patience(waited_s: float, shortest_s: float) -> float:
     """How long to wait before the next look, in seconds, after ``waited_s`` without news.
 
