@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from stillroom.common.errors import DataError, ResourceError
 from stillroom.common.metrics import check_metrics
 from stillroom.common.nn.prepare import module_of
 from stillroom.common.nn.weights import export, initial, manifest_of
-from stillroom.common.study import Study
+from stillroom.common.study import Privacy, Study
 
 Fill = Callable[..., CaseStore]
 Order = Callable[..., RecipeContext]
@@ -69,6 +69,99 @@ def test_equal_seeds_give_equal_bytes(
     assert other is not None
     assert all(first[name].tobytes() == again[name].tobytes() for name in first)
     assert any(first[name].tobytes() != other[name].tobytes() for name in first)
+
+
+class Kept:
+    """A memory of which a round sees what was kept before it."""
+
+    def __init__(self, before: dict[str, Any] | None = None) -> None:
+        self.before, self.saved = before, dict[str, Any]()
+
+    def load(self) -> dict[str, Any] | None:
+        """What was kept."""
+        return self.before
+
+    def save(self, values: Mapping[str, Any]) -> None:
+        """For the next round."""
+        self.saved = dict(values)
+
+
+def with_options(context: RecipeContext, **options: Any) -> RecipeContext:
+    """``context`` whose stage has other options; ``train`` is merged, others replaced."""
+    stage = context.stage
+    if "train" in options:
+        options["train"] = stage.train.model_copy(update=options["train"])
+    return replace(context, stage=stage.model_copy(update=options))
+
+
+def bytes_of(weights: Mapping[str, Any] | None) -> dict[str, bytes]:
+    assert weights is not None
+    return {name: value.tobytes() for name, value in weights.items()}
+
+
+def test_a_proximal_term_holds_the_site_back(
+    study: Study, fill: Fill, order: Order, tmp_path: Path
+) -> None:
+    """A round with it ends nearer to the global model than one without."""
+    context = order(study, "teach-ball", fill(tmp_path / "a", 4))
+
+    def moved(mu: float) -> float:
+        weights = RECIPES["teach"].run(with_options(context, train={"proximal": mu})).weights
+        assert weights is not None
+        assert context.weights is not None
+        return float(sum(np.square(weights[n] - context.weights[n]).sum() for n in weights))
+
+    assert moved(1.0) < 0.9 * moved(0.0)
+
+
+def test_the_optimiser_is_carried_on(
+    study: Study, fill: Fill, order: Order, tmp_path: Path
+) -> None:
+    """Steps count on from round to round; a round that is asked again does not step twice."""
+    context = order(study, "teach-ball", fill(tmp_path / "a", 4))
+    flat = {"learning_rate": 1e-3, "keep_optimiser": True, "steps": 2}
+    first, second = Kept(), Kept()
+    one = RECIPES["teach"].run(with_options(replace(context, memory=first), train=flat))
+    # The same round number: the same learning rate and patches.
+    again = replace(context, weights=one.weights, memory=Kept(first.saved))
+    two = RECIPES["teach"].run(with_options(again, train=flat))
+    repeat = RECIPES["teach"].run(with_options(again, train=flat))
+    anew = RECIPES["teach"].run(with_options(replace(again, memory=second), train=flat))
+
+    assert {float(v[0]) for n, v in first.saved.items() if n.endswith(".step")} == {2.0}
+    assert {float(v[0]) for n, v in again.memory.saved.items() if n.endswith(".step")} == {4.0}
+    assert bytes_of(two.weights) == bytes_of(repeat.weights)
+    assert bytes_of(two.weights) != bytes_of(anew.weights)
+    assert {float(v[0]) for n, v in second.saved.items() if n.endswith(".step")} == {2.0}
+
+
+def test_nothing_is_remembered_unasked(
+    study: Study, fill: Fill, order: Order, tmp_path: Path
+) -> None:
+    """Without the option every round starts anew and leaves nothing."""
+    memory = Kept({"nonsense.step": np.zeros(1, np.float32)})
+
+    RECIPES["distil"].run(order(study, "student", fill(tmp_path / "a", 4), memory=memory))
+
+    assert memory.saved == {}
+
+
+def test_privacy_is_made_before_anything_is_returned(
+    study: Study, fill: Fill, order: Order, tmp_path: Path
+) -> None:
+    """The result is noise around the global model, in the head of an absent label too."""
+    context = order(study, "student", fill(tmp_path / "a", 4))
+    privacy = Privacy(clip_norm=0.01, noise_multiplier=100.0)
+
+    weights = RECIPES["distil"].run(with_options(context, privacy=privacy)).weights
+
+    assert weights is not None
+    assert context.weights is not None
+    change = np.concatenate([(weights[n] - context.weights[n]).ravel() for n in weights])
+    assert change.std() == pytest.approx(1.0, rel=0.02)
+    for name in weights:
+        if name.startswith("heads.centre."):
+            assert not np.any(weights[name] == context.weights[name])
 
 
 def test_an_absent_label_leaves_its_head_alone(

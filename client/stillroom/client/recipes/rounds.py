@@ -3,13 +3,15 @@
 from torch import Tensor, nn
 
 from stillroom.client.intake.store import CaseInfo
+from stillroom.client.privacy import privatise
 from stillroom.client.recipes.cohort import no_case, training_cases
 from stillroom.client.recipes.context import RecipeContext, RoundResult
 from stillroom.client.recipes.evaluation import evaluate
 from stillroom.client.recipes.models import network
 from stillroom.client.training.cases import WorkingSet
 from stillroom.client.training.device import Device, seeded
-from stillroom.client.training.loop import Report, supervised_step, train
+from stillroom.client.training.loop import Report, optimiser_of, supervised_step, train
+from stillroom.client.training.moments import export_moments, restore_moments
 from stillroom.client.training.sampling import Batch, Sampler
 from stillroom.common.nn.prepare import module_of
 from stillroom.common.nn.weights import export, group_of
@@ -79,19 +81,30 @@ class TrainingRecipe:
             batch_size=stage.train.batch_size,
             seed=context.round_seed,
         )
+        optimiser = optimiser_of(module, stage, context.round)
+        if stage.train.keep_optimiser and (before := context.memory.load()) is not None:
+            restore_moments(module, optimiser, before)
         with seeded(device, context.round_seed):
             report = train(
                 module,
                 sampler,
                 lambda net, batch: self.step(context, net, batch, device),
                 stage=stage,
-                round_number=context.round,
+                optimiser=optimiser,
                 progress=context.progress,
                 should_stop=context.should_stop,
             )
 
-        # 4. What may leave.
+        # 4. What the next round starts from. It counts with this round's answer: a round that is
+        #    asked again starts from the same moments and never steps twice.
+        if stage.train.keep_optimiser:
+            context.memory.save(export_moments(module, optimiser))
+
+        # 5. What may leave. Noised here, once: drawn again it would be averaged away, and so a
+        #    round that is asked again is answered with what was kept.
         weights = export(module)
+        if stage.privacy is not None:
+            privatise(weights, context.weights, stage.privacy)
         return RoundResult(weights, self.groups(list(weights), report), metrics_of(report))
 
 

@@ -13,6 +13,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from stillroom.client.training.device import Device
 from stillroom.client.training.losses import Target, label_losses, weighted_sum
+from stillroom.client.training.proximal import Proximal
 from stillroom.client.training.sampling import Batch, Sampler
 from stillroom.common.errors import DataError, ResourceError
 from stillroom.common.study import Stage, Study
@@ -33,7 +34,7 @@ class Report:
     """What a round of training did.
 
     Attributes:
-        loss: Mean weighted loss over steps.
+        loss: Mean weighted loss over steps, a proximal term left out.
         label_loss: Mean loss per label type over the steps that saw it.
         cases: Label type -> cases that put a gradient into its head.
         seconds: Wall time.
@@ -56,32 +57,37 @@ def learning_rate(stage: Stage, round_number: int) -> float:
     return stage.train.learning_rate * (0.1 + 0.45 * (1 + math.cos(math.pi * min(share, 1.0))))
 
 
+def optimiser_of(module: nn.Module, stage: Stage, round_number: int) -> torch.optim.AdamW:
+    """An optimiser without a past, at the learning rate of the round."""
+    return torch.optim.AdamW(
+        module.parameters(),
+        lr=learning_rate(stage, round_number),
+        weight_decay=stage.train.weight_decay,
+    )
+
+
 def train(
     module: nn.Module,
     sampler: Sampler,
     step: Step,
     *,
     stage: Stage,
-    round_number: int,
+    optimiser: torch.optim.Optimizer,
     progress: Callable[[float], None],
     should_stop: Callable[[], bool],
 ) -> Report:
     """Train ``module`` in place for ``stage.train.steps`` steps.
 
-    The optimiser is fresh in every round, as FedAvg has it: its moments belong to weights that
-    the average has replaced. A parameter that no loss reached has no gradient, and AdamW then
-    leaves it alone, decay included.
+    A parameter that no loss reached has no gradient, and AdamW then leaves it alone, decay
+    included.
 
     Raises:
         ResourceError: STR-502, ``should_stop`` said so; ``module`` is then half trained.
         DataError: STR-401, no drawn sample had a label.
     """
     module.train()
-    optimiser = torch.optim.AdamW(
-        module.parameters(),
-        lr=learning_rate(stage, round_number),
-        weight_decay=stage.train.weight_decay,
-    )
+    # The module holds the round's global weights now, and only now.
+    pull = Proximal(module, stage.train.proximal) if stage.train.proximal else None
     tally = _Tally()
     for number in range(stage.train.steps):
         if should_stop():
@@ -95,6 +101,8 @@ def train(
         total = weighted_sum(losses, stage.label_weights)
         optimiser.zero_grad(set_to_none=True)
         total.backward()
+        if pull is not None:
+            pull.add()
         clip_grad_norm_(module.parameters(), stage.train.clip_norm)
         optimiser.step()
         tally.add(batch, losses, total)
