@@ -35,13 +35,16 @@ class Entry(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     time: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC))
+    """When, UTC, by this machine's clock."""
     kind: Literal["sent", "refused", "withheld", "task"]
     """``task``: the server asked for work. ``sent``: this may leave, and does next. ``refused``: the
     gate stopped a reply or a request. ``withheld``: the server wanted a reply no more."""
     study: Annotated[str, Field(max_length=64)] = ""
     """Digest of the study."""
     stage: Annotated[str, Field(max_length=64)] = ""
+    """Stage of the study; empty for an inventory."""
     round: Count = 0
+    """From 1; 0 for an inventory."""
     message: Annotated[str, Field(max_length=64)] = ""
     """Kind of work asked for: ``inventory``, ``round``, ``label``, ``stage``."""
     request: Digest = ""
@@ -57,6 +60,7 @@ class Entry(BaseModel):
     metrics: dict[str, float] = Field(default_factory=dict)
     """Every other number that left, by name."""
     decision: Literal["allowed", "refused"]
+    """What the gate made of it."""
     code: str = ""
     """Why it was refused: the only thing the server is told."""
 

@@ -15,6 +15,7 @@ from pydantic_core import PydanticUndefined
 from stillroom.client.config import SiteConfig
 from stillroom.common.errors import CODES
 from stillroom.common.study import Study
+from stillroom.deploy.ledger_page import ledger_page
 from stillroom.server.config import ServerConfig
 
 FOLDER = Path("docs/reference")
@@ -31,6 +32,7 @@ def pages() -> dict[str, str]:
     """File name -> text of every generated page."""
     return {
         "errors.md": _errors(),
+        "ledger.md": ledger_page(),
         "study-file.md": _model(
             Study,
             "The study file",
