@@ -28,6 +28,7 @@ FLOWER = {
     "common/stillroom/common/accounting.py",
     "common/stillroom/common/messages.py",
     "common/stillroom/common/parcel.py",
+    "server/stillroom/server/operator.py",
     "server/stillroom/server/superlink.py",
     "server/stillroom/server/edge.py",
     "server/stillroom/server/app.py",

@@ -25,7 +25,7 @@ from stillroom.common.errors import StillroomError
 from stillroom.common.pki.files import load_certificate, write_signing_key
 from stillroom.common.signing import key_id, new_signing_key, public_key_hex
 from stillroom.server.store.registry import Registry
-from stillroom.server.superlink import Operator
+from stillroom.server.operator import Operator
 
 
 def _load() -> ModuleType:

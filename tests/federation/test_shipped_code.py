@@ -21,9 +21,9 @@ from stillroom.deploy.consortium_files import (
     write_site_config,
 )
 from stillroom.deploy.processes import Processes, free_ports
-from stillroom.server import superlink
+from stillroom.server import operator as operating
 from stillroom.server.config import ServerConfig
-from stillroom.server.superlink import Operator
+from stillroom.server.operator import Operator
 
 SITE = "north"
 TINY = Path(__file__).with_name("tiny.toml")
@@ -75,7 +75,7 @@ def main(grid, context):
 
 def hostile_fab(marks: Path) -> bytes:
     """Our own FAB with another module in it, named as both apps."""
-    with zipfile.ZipFile(io.BytesIO(superlink._bundle())) as bundle:
+    with zipfile.ZipFile(io.BytesIO(operating._bundle())) as bundle:
         project = bundle.read("pyproject.toml").decode()
     project = project.replace("stillroom.server.app:app", "shipped:app")
     project = project.replace("stillroom.client.app:app", "shipped:client")
@@ -124,7 +124,7 @@ def consortium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Layou
         processes.wait_for_port("server", inner)
         fab = hostile_fab(marks)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(superlink, "_bundle", lambda: fab)
+            patch.setattr(operating, "_bundle", lambda: fab)
             operator = Operator(ServerConfig.load(config))
             while SITE not in operator.nodes():  # Flower's nodes follow the registry
                 processes.check()

@@ -23,6 +23,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from stillroom.common.pki.issue import new_key
 from stillroom.common.pki.verify import flower_public_key
+from stillroom.server import operator as operating
 from stillroom.server import superlink
 
 
@@ -107,11 +108,11 @@ def test_uvicorn_protocol_has_state() -> None:
 
 
 def test_control_client() -> None:
-    """superlink.Operator: the calls of an operator, over plain HTTP on loopback."""
+    """operator.Operator: the calls of an operator, over plain HTTP on loopback."""
     wanted = {"server_address", "insecure", "root_certificates", "interceptors"}
     assert wanted <= parameters(ControlHttpClient.from_server_address)
     for name in ("RegisterNode", "ListNodes", "StartRun", "StopRun", "ListRuns", "close"):
-        assert hasattr(ControlHttpClient, name), f"superlink.Operator calls {name}"
+        assert hasattr(ControlHttpClient, name), f"operator.Operator calls {name}"
     assert {"fab", "override_config"} <= set(StartRunRequest.DESCRIPTOR.fields_by_name)
     assert StartRunRequest().override_config is not None
 
@@ -128,9 +129,9 @@ def test_superexec() -> None:
 
 
 def test_smallest_fab() -> None:
-    """superlink._bundle: a FAB without a line of code is accepted."""
+    """operator._bundle: a FAB without a line of code is accepted."""
     assert list(inspect.signature(Fab).parameters) == ["hash_str", "content", "verifications"]
-    with zipfile.ZipFile(io.BytesIO(superlink._bundle())) as bundle:
+    with zipfile.ZipFile(io.BytesIO(operating._bundle())) as bundle:
         names = bundle.namelist()
     assert not [name for name in names if name.endswith(".py")]
     assert callable(build_fab_from_files)

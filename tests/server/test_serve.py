@@ -29,7 +29,8 @@ from stillroom.common.pki.files import load_key
 from stillroom.common.study import PreparedStage, PreparedStudy, Study
 from stillroom.common.tensorfile import write_weights
 from stillroom.server.config import ServerConfig
-from stillroom.server.superlink import Operator, superexec_secret
+from stillroom.server.operator import Operator
+from stillroom.server.superlink import superexec_secret
 
 ACTIVATE = "/v1/fleet/activate-node"
 

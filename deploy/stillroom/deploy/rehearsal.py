@@ -177,7 +177,7 @@ def _start_run(layout: Layout, server_toml: Path, names: list[str]) -> Callable[
         A check that refuses to go on once Flower says the run has ended although nothing was
         recorded: a ServerApp that was killed records nothing.
     """
-    from stillroom.server.superlink import Operator  # noqa: PLC0415  # pulls in all of Flower
+    from stillroom.server.operator import Operator  # noqa: PLC0415  # pulls in all of Flower
 
     operator = Operator(ServerConfig.load(server_toml))
     deadline = time.monotonic() + REGISTER_S

@@ -137,7 +137,7 @@ def register(
 
     from stillroom.common.pki.files import load_certificate
     from stillroom.common.pki.verify import verify_site
-    from stillroom.server.superlink import Operator
+    from stillroom.server.operator import Operator
 
     settings = ServerConfig.load(config)
     shown = load_certificate(certificate)
@@ -160,7 +160,7 @@ def start(
     from stillroom.common.signed_study import SignedStudy
     from stillroom.common.study import PreparedStudy
     from stillroom.server.enrolment import load_consortium
-    from stillroom.server.superlink import Operator
+    from stillroom.server.operator import Operator
 
     _require_empty(out)
     settings = ServerConfig.load(config)
@@ -201,7 +201,7 @@ def watch(
 @run.command()
 def stop(config: Config, number: Annotated[int, typer.Argument(help="Run number.")]) -> None:
     """Stop a run."""
-    from stillroom.server.superlink import Operator
+    from stillroom.server.operator import Operator
 
     Operator(ServerConfig.load(config)).stop(number)
     console.print(f"run {number} stopped")

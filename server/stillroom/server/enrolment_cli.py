@@ -314,7 +314,7 @@ def _seen(settings: ServerConfig) -> dict[str, float]:
 
 
 def _list_nodes(settings: ServerConfig) -> None:
-    from stillroom.server.superlink import Operator
+    from stillroom.server.operator import Operator
 
     table = Table("site", "status")
     for name, status in sorted(Operator(settings).nodes().items()):
