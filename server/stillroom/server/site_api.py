@@ -1,26 +1,30 @@
 """What an enrolled site may ask of us besides Flower's Fleet API: ``/v1/stillroom/...``.
 
 The edge has proven who asks before anything here runs: mutual TLS, an enrolled site, its own key.
-Each path has one handler; bodies are small and read whole; an answer is JSON.
+Each path has one handler; bodies are small and read whole; an answer is JSON. Files of weights
+are another matter, with a module of their own (``depot_api``).
 """
 
-import json
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
 from stillroom.common.enrolment import RenewQuestion
 from stillroom.common.errors import StillroomError
+from stillroom.server.depot_api import BLOB, UPLOAD, DepotApi, answer
 from stillroom.server.enrolment import Authority, renew, utc_now
+from stillroom.server.starts import note_start
 from stillroom.server.store.registry import Registry
 
 log = logging.getLogger(__name__)
 
 PREFIX = "/v1/stillroom/"
+ARRIVE = "arrive"
+"""A courier has started; no body, no more to it."""
 MOST_BYTES = 64 * 1024
 
 Handler = Callable[[str, bytes, Registry], dict[str, Any]]
@@ -30,12 +34,30 @@ Handler = Callable[[str, bytes, Registry], dict[str, Any]]
 class SiteApi:
     """Routes a site's own requests to their handlers."""
 
-    def __init__(self, registry: Path, handlers: Mapping[str, Handler]) -> None:
-        """Take the registry's file, and handlers by path."""
-        self._registry, self._handlers = registry, dict(handlers)
+    def __init__(
+        self, registry: Path | None, handlers: Mapping[str, Handler], depot: DepotApi, starts: Path
+    ) -> None:
+        """Put requests where they belong.
+
+        Args:
+            registry: The registry's file; without one no handler is ever called.
+            handlers: By path.
+            depot: Answers about files of weights.
+            starts: Where the starts of couriers are noted.
+        """
+        self._registry, self._handlers = registry, dict(handlers) if registry else {}
+        self._depot, self._starts = depot, starts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send, site: str) -> None:
         """Answer one request of ``site``."""
+        path = scope["path"].removeprefix(PREFIX)
+        if path.partition("/")[0] in {BLOB, UPLOAD}:
+            await self._depot(scope, receive, send, site=site, path=path)
+            return
+        if path == ARRIVE and scope["method"] == "POST":
+            await run_in_threadpool(note_start, self._starts, site)
+            await answer(send, 200, {})
+            return
         handler = self._handlers.get(scope["path"])
         if handler is None or scope["method"] != "POST":
             await answer(send, 404, {"code": "STR-300"})
@@ -60,7 +82,7 @@ class SiteApi:
         await answer(send, 200, said)
 
     def _handle(self, handler: Handler, site: str, body: bytes) -> dict[str, Any]:
-        with Registry(self._registry) as registry:
+        with Registry(cast("Path", self._registry)) as registry:
             return handler(site, body, registry)
 
 
@@ -74,10 +96,3 @@ def renewal(authority: Authority) -> Handler:
         return said.model_dump()
 
     return handle
-
-
-async def answer(send: Send, status: int, said: Mapping[str, Any]) -> None:
-    """Send a small JSON answer."""
-    headers = [(b"content-type", b"application/json")]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": json.dumps(said).encode("ascii")})
