@@ -235,7 +235,7 @@ def read_certificate(pem: str) -> x509.Certificate:
     """
     try:
         return x509.load_pem_x509_certificate(pem.encode("ascii"))
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise TrustError(
             "The server's answer holds no certificate.", fix="Report it.", code="STR-201"
         ) from error

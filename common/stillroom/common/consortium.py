@@ -200,7 +200,7 @@ def read_consortium(raw: bytes, *, ca_sha256: str | None = None) -> Consortium:
     try:
         file = _File.model_validate(json.loads(raw))
         ca = x509.load_pem_x509_certificate(file.ca_pem.encode("ascii"))
-    except (ValueError, RecursionError) as error:  # also pydantic's, which is a ValueError
+    except (ValueError, RecursionError, x509.InvalidVersion) as error:  # pydantic's is a ValueError
         raise _damaged("cannot be read") from error
     expected = file.ca_sha256 if ca_sha256 is None else ca_sha256
     if not fingerprint(ca) == file.ca_sha256 == expected:

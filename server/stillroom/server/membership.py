@@ -48,7 +48,7 @@ def read_peer(der: bytes, tls_version: str) -> Peer | None:
         public_key = certificate.public_key().public_bytes(
             serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
         )
-    except (ValueError, UnsupportedAlgorithm):
+    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion):
         return None
     try:
         site: str | None = site_name(certificate)

@@ -146,7 +146,7 @@ def load_certificate(path: Path) -> x509.Certificate:
     """
     try:
         certificates = x509.load_pem_x509_certificates(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, x509.InvalidVersion) as error:
         raise _unreadable(path, "read as a PEM certificate") from error
     if len(certificates) != 1:
         raise _unreadable(path, "used: it holds more than one certificate")

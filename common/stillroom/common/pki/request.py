@@ -39,7 +39,10 @@ def read_request(pem: str) -> ec.EllipticCurvePublicKey:
         request = x509.load_pem_x509_csr(pem.encode("ascii"))
         key = request.public_key()
         holds = request.is_signature_valid
-    except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature) as error:
+    except (
+        *(ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature),
+        x509.InvalidVersion,  # not a ValueError
+    ) as error:
         raise _refused("cannot be read") from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
         raise _refused("does not hold a P-384 key")
