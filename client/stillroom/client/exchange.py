@@ -19,7 +19,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Self
 
-from stillroom.common.errors import ResourceError, TrustError
+from stillroom.common.errors import ContractError, ResourceError
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _BOOT_ID = re.compile(r"[0-9a-f]{32}")
@@ -88,12 +88,12 @@ class ExchangeFolder:
         it is read: whoever reads it reads every byte once.
 
         Raises:
-            TrustError: STR-311.
+            ContractError: STR-311.
         """
         try:
             return _opened(self.updates, _named(sha256))
         except OSError as error:
-            raise TrustError(
+            raise ContractError(
                 "The runner's update is not in the exchange folder as a plain file.",
                 fix="Check that courier and runner have the same `exchange` in site.toml.",
                 code="STR-311",

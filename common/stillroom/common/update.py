@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 from typing_extensions import Buffer, override
 
+from stillroom.common.encoding import BlobReader, most_bytes
 from stillroom.common.errors import ContractError, TrustError
 from stillroom.common.manifest import Manifest, Tally, wrong_tensor
 from stillroom.common.messages import INVENTORY, LABEL, ROUND, STAGE, Reply, Task, UpdateRef
@@ -38,7 +39,13 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def check_reply(
-    kind: str, stage: str, reply: Reply, prepared: PreparedStudy, *, base: str | None = None
+    kind: str,
+    stage: str,
+    reply: Reply,
+    prepared: PreparedStudy,
+    *,
+    base: str | None = None,
+    encoding: str | None = None,
 ) -> None:
     """Refuse a reply that holds anything but what its kind of task is answered with.
 
@@ -50,6 +57,7 @@ def check_reply(
         reply: As decoded; nothing in it is trusted.
         prepared: The study.
         base: SHA-256 of the model that was sent with the task, where the caller knows it.
+        encoding: Of the update; the stage's when left out.
 
     Raises:
         ContractError: STR-300, STR-301, STR-304; STR-307, an update of another model. Never quotes
@@ -67,7 +75,8 @@ def check_reply(
             )
         return
     check_samples(reply.samples, manifest)
-    check_update_ref(update, manifest, prepared.study.stage_named(stage).exchange.encoding)
+    own = prepared.study.stage_named(stage).exchange.encoding
+    check_update_ref(update, manifest, encoding or own)
     if base is not None and update.base != base:
         raise ContractError(
             "The update was made from another model than the one that was sent.",
@@ -83,8 +92,6 @@ def check_update_ref(update: UpdateRef, manifest: Manifest, encoding: str) -> No
         ContractError: STR-300, another encoding than the stage's, or a base that is no digest;
             STR-301, a size that is out of the question.
     """
-    from stillroom.common.encoding import BlobReader, most_bytes  # noqa: F401  # arrives soon
-
     if update.encoding != encoding or not all(map(_is_sha256, (update.base, update.sha256))):
         raise ContractError("The update is not in the encoding of its stage.", fix=SAME_RELEASE)
     # Twice what is expected: enough to say by its name what is wrong with most that is too large.
@@ -112,21 +119,19 @@ def check_update_file(
 
     Raises:
         ContractError: STR-300, not a file of this encoding; STR-301 to STR-303 as
-            ``Manifest.check`` says, with twice the norm for a change.
-        TrustError: STR-311, its bytes have another digest or size than ``update`` says.
+            ``Manifest.check`` says, with twice the norm for a change; STR-311, its bytes have
+            another digest or size than ``update`` says.
     """
-    from stillroom.common.encoding import BlobReader, most_bytes  # noqa: F401  # arrives soon
-
     bound = prepared.study.study.max_update_norm
     whole = update.encoding == "fp32"
     if whole:
-        stream = _with_layout(stream, manifest)
+        stream = with_layout(stream, manifest)
     reader = BlobReader(stream, update.encoding, manifest)
     tally = Tally(manifest, bound if whole else 2 * bound)
     for spec, _, block in reader:
         tally.add(spec, block)
     if reader.finish() != (update.sha256, update.nbytes):
-        raise TrustError(
+        raise ContractError(
             "The update's file is not what its name says.",
             fix="See the site's log; the update was not used.",
             code="STR-311",
@@ -189,8 +194,6 @@ def check_task(kind: str, task: Task, prepared: PreparedStudy) -> None:
         TrustError: STR-205.
         ContractError: STR-301, a model whose size is not its manifest's.
     """
-    from stillroom.common.encoding import BlobReader, most_bytes  # noqa: F401  # arrives soon
-
     check_header(kind, task.study, task.stage, task.round, prepared)
     wanted = expected_weights(kind, task.stage, prepared)
     if task.models.keys() != wanted.keys():
@@ -266,8 +269,12 @@ def require_layout(head: bytes, manifest: Manifest) -> None:
     raise ContractError("The update is not a safetensors file.", fix=SAME_RELEASE)
 
 
-def _with_layout(stream: BinaryIO, manifest: Manifest) -> BinaryIO:
-    """The same bytes again, once the header that they begin with was found to be the manifest's."""
+def with_layout(stream: BinaryIO, manifest: Manifest) -> BinaryIO:
+    """The same bytes again, once the header that they begin with was found to be the manifest's.
+
+    Raises:
+        ContractError: As ``require_layout`` says.
+    """
     head = stream.read(8)
     size = int.from_bytes(head, "little")
     while (
@@ -293,7 +300,9 @@ class _Behind(RawIOBase):
     def readinto(self, buffer: Buffer) -> int:
         """As asked."""
         view = memoryview(buffer).cast("B")
-        data = self._head[: len(view)] or self._stream.read(len(view))
+        if not self._head:
+            return int(self._stream.readinto(view))  # type: ignore[attr-defined]  # files have it
+        data = self._head[: len(view)]
         self._head = self._head[len(data) :]
         view[: len(data)] = data
         return len(data)
