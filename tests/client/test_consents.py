@@ -1,5 +1,6 @@
 """No consent, no work: before a task, at the next batch, and before an answer leaves."""
 
+import math
 import ssl
 import threading
 import time
@@ -26,6 +27,7 @@ from stillroom.client.consents import ConsentBook, give_consent, withdraw_consen
 from stillroom.client.intake.store import CaseInfo
 from stillroom.client.recipes.registry import RECIPES, RoundResult
 from stillroom.client.site import Site
+from stillroom.common.accounting import epsilons
 from stillroom.common.consent import Consent, Withdrawal, give, parse_record
 from stillroom.common.consortium import make_consortium
 from stillroom.common.errors import ConfigError, ResourceError, StillroomError, TrustError
@@ -359,6 +361,47 @@ def test_the_text_follows_the_facts(tmp_path: Path) -> None:
     assert "have not been listed yet" in " ".join(held_out.split())
     none = describe(prepared, replace(base, site="river", counts={"inventory.cases": 3}))
     assert "no scan here has chambers" in " ".join(none.split())
+
+
+def with_options(prepared: PreparedStudy, **options: dict[str, Any]) -> PreparedStudy:
+    """``prepared`` whose stages named by ``options`` have other options, epsilon included."""
+    value = prepared.model_dump(mode="json")
+    for name, option in options.items():
+        value["stages"][name]["epsilon"] = option.pop("epsilon", None)
+        next(s for s in value["study"]["stage"] if s["name"] == name).update(option)
+    return PreparedStudy.model_validate(value)
+
+
+def test_what_noise_promises_is_said_with_its_number(tmp_path: Path) -> None:
+    """Which stages have it, what it amounts to together, and what it does not cover."""
+    noise = {"clip_norm": 1.0, "noise_multiplier": 8.0, "delta": 1e-5}
+    spent = epsilons(8.0, 1e-5, rounds=10)
+    student = {
+        "privacy": noise,
+        "exchange": {"encoding": "int8-delta"},
+        "epsilon": spent,
+        "rounds": 10,
+    }
+    teacher = {"privacy": noise, "rounds": 1, "epsilon": spent[:1]}
+    counts = {"inventory.cases": 26, "inventory.chambers.cases": 10}
+    facts = SiteFacts("north", "s:1", "c", "o", counts)
+
+    def text(**options: dict[str, Any]) -> str:
+        shown = describe(with_options(prepared_demo(tmp_path), **options), facts)
+        assert max(map(len, shown.splitlines())) <= 78
+        return " ".join(shown.split())
+
+    one = text(student=dict(student))
+    two = text(student=dict(student), **{"teach-chambers": dict(teacher)})
+
+    assert "noise is added in student, none in teach-chambers." in one
+    last = f"{math.ceil(spent[-1] * 100) / 100:.2f}"
+    assert f"{last} after the last of 10 rounds, with delta 1e-05" in one
+    assert "does not cover the numbers under 2" in one
+    assert "in one byte a number" in one
+    assert "all of them together" not in one
+    assert "noise is added in teach-chambers, student." in two
+    assert f"all of them together: epsilon {spent[-1] + spent[0]:.2f}"[:-1] in two
 
 
 class Server:

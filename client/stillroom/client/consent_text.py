@@ -4,12 +4,15 @@ Written for a data protection officer: what is learned, from what, what leaves, 
 long, and what does not. Every number comes from the study that is signed, or from this site.
 """
 
+import math
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from stillroom.common.accounting import together
 from stillroom.common.consent import WORDS, Standing
 from stillroom.common.consortium import grouped
+from stillroom.common.encoding import most_bytes
 from stillroom.common.study import TRAINING_RECIPES, PreparedStudy, Stage, Study
 
 WIDTH = 78
@@ -47,7 +50,7 @@ def describe(prepared: PreparedStudy, facts: SiteFacts) -> str:
         ("What will leave this hospital", _leaves(prepared, facts)),
         ("Who receives it, and until when", _receivers(study, facts)),
         ("What will never leave", _stays()),
-        ("What is not promised", _not_promised()),
+        ("What is not promised", _not_promised(prepared, facts)),
         (
             "You would sign exactly this study",
             [f"  {line}" for line in digest_lines(prepared.digest)],
@@ -106,9 +109,8 @@ def _stages(study: Study, facts: SiteFacts) -> list[str]:
     lines: list[str] = []
     for stage in study.stage:
         takes_part, why = taking_part(study, stage, facts)
-        rounds = f"{stage.rounds} round{'s' * (stage.rounds != 1)}"
         verdict = "takes part" if takes_part else "takes no part"
-        lines += _item(f"{stage.name} ({_purpose(stage)}, {rounds}): {verdict}, {why}")
+        lines += _item(f"{stage.name} ({_purpose(stage)}, {_rounds(stage)}): {verdict}, {why}")
     return [
         *lines,
         *_wrapped(
@@ -116,6 +118,10 @@ def _stages(study: Study, facts: SiteFacts) -> list[str]:
             "scans. Only the scores leave."
         ),
     ]
+
+
+def _rounds(stage: Stage) -> str:
+    return f"{stage.rounds} round{'s' * (stage.rounds != 1)}"
 
 
 def _purpose(stage: Stage) -> str:
@@ -152,11 +158,11 @@ def _leaves(prepared: PreparedStudy, facts: SiteFacts) -> list[str]:
         if stage.recipe not in TRAINING_RECIPES or not taking_part(study, stage, facts)[0]:
             continue
         manifest = prepared.stages[stage.name].manifest
-        size = manifest.nbytes / 1e6
+        size = most_bytes(stage.exchange.encoding, manifest) / 1e6
         total += size * stage.rounds
         lines += _item(
             f"{stage.name}: {_tensors(len(manifest.tensors))}, {size:.2f} MB a round, "
-            f"{size * stage.rounds:.1f} MB in {stage.rounds} rounds"
+            f"{size * stage.rounds:.1f} MB in {_rounds(stage)}{_written(stage)}"
         )
     if not lines:
         lines = _item("none: this hospital trains in no stage")
@@ -185,6 +191,18 @@ def _leaves(prepared: PreparedStudy, facts: SiteFacts) -> list[str]:
             "ledger."
         ),
     ]
+
+
+def _written(stage: Stage) -> str:
+    """What a stage's encoding and privacy make of its numbers, in words."""
+    words = {
+        "fp32": "",
+        "bf16-delta": "; only what changed since the last common network, in two bytes a number: "
+        "it tells as much as the weights themselves",
+        "int8-delta": "; only what changed since the last common network, in one byte a number: "
+        "it tells almost as much as the weights themselves",
+    }[stage.exchange.encoding]
+    return words + ("; with noise, see below" if stage.privacy is not None else "")
 
 
 def _tensors(number: int) -> str:
@@ -217,12 +235,62 @@ def _stays() -> list[str]:
     ]
 
 
-def _not_promised() -> list[str]:
-    return _wrapped(
-        "Weights can carry traces of what they were trained on, and no noise is added to them. "
+def _not_promised(prepared: PreparedStudy, facts: SiteFacts) -> list[str]:
+    training = [
+        stage
+        for stage in prepared.study.stage
+        if stage.recipe in TRAINING_RECIPES and taking_part(prepared.study, stage, facts)[0]
+    ]
+    private = [stage for stage in training if stage.privacy is not None]
+    bare = [stage.name for stage in training if stage.privacy is None]
+    noise = "no noise is added to them"
+    if private:
+        noise = f"noise is added in {', '.join(stage.name for stage in private)}"
+        noise += f", none in {', '.join(bare)}" if bare else ""
+    traces = f"Weights can carry traces of what they were trained on, and {noise}."
+    gone = (
         "What has left cannot be called back: after a withdrawal nothing more leaves, but averages "
         "that were already made remain."
     )
+    if not private:
+        return _wrapped(f"{traces} {gone}")
+    return [*_wrapped(traces), *_privacy(prepared, private), *_wrapped(gone)]
+
+
+def _privacy(prepared: PreparedStudy, private: list[Stage]) -> list[str]:
+    """What noise promises, to whom, and about what it says nothing."""
+    lines, spent = list[str](), list[tuple[float, float]]()
+    for stage in private:
+        privacy, epsilon = stage.privacy, prepared.stages[stage.name].epsilon
+        if privacy is None or epsilon is None:
+            continue
+        spent.append((epsilon[-1], privacy.delta))
+        lines += _item(
+            f"{stage.name}: epsilon {_up(epsilon[0])} after the first round, {_up(epsilon[-1])} "
+            f"after the last of {_rounds(stage)}, with delta {privacy.delta:g}"
+        )
+    if len(spent) > 1:
+        most, chance = together(*zip(*spent, strict=True))
+        lines += _item(f"all of them together: epsilon {_up(most)}, delta {chance:g}")
+    return [
+        *_wrapped(
+            "The noise is added on this machine, before anything leaves: not even the server "
+            "sees the weights without it. How little they then tell is given by two numbers:"
+        ),
+        *lines,
+        *_wrapped(
+            "An epsilon below 1 is a strong promise, one above 10 a weak one; delta is the chance "
+            "that it fails. It is a promise about this hospital as a whole: whatever other scans "
+            "it might have held, these weights would hardly tell. It was not made for one patient, "
+            "it does not cover the numbers under 2, and it counts every round once: should a "
+            "round's answer be lost on this machine and be computed again, that round counts twice."
+        ),
+    ]
+
+
+def _up(epsilon: float) -> str:
+    """Two digits, never fewer than there are."""
+    return f"{math.ceil(epsilon * 100) / 100:.2f}"
 
 
 def _item(text: str) -> list[str]:

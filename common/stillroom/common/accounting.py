@@ -8,12 +8,14 @@ no change at all would halve the distance, and the number, and promise less than
 """
 
 import math
+from collections.abc import Sequence
 from itertools import accumulate
 
 from stillroom.common.errors import ResourceError
 
 PRECISION = 1e4
-"""Epsilon is rounded up to whole parts of it: a last bit that differs between machines must not make another study."""
+"""Parts of one that epsilon is rounded up to: a last bit that differs between machines must not
+make another study."""
 FAR = 30.0
 """Standard deviations beyond which a Gaussian's tail is its asymptote to 1 in 1000."""
 
@@ -93,6 +95,6 @@ def _rounded_up(epsilon: float) -> float:
     return math.ceil(epsilon * PRECISION) / PRECISION
 
 
-def together(epsilon: list[float], delta: list[float]) -> tuple[float, float]:
+def together(epsilon: Sequence[float], delta: Sequence[float]) -> tuple[float, float]:
     """Epsilon and delta of several stages taken together: their sums (basic composition)."""
     return math.fsum(epsilon), math.fsum(delta)

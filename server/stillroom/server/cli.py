@@ -79,20 +79,18 @@ def check(file: Annotated[Path, typer.Argument(help="A study file (TOML).")]) ->
     import tempfile
 
     from stillroom.common.study import Study
-    from stillroom.server.workstation import prepare
+    from stillroom.server.workstation import COLUMNS, exchange_of, prepare
 
     with tempfile.TemporaryDirectory() as scratch:
         prepared = prepare(file, Path(scratch))
-    table = Table("stage", "recipe", "rounds", "who", "exchanged groups", "per site and round")
+    table = Table("stage", "recipe", "rounds", "who", *COLUMNS)
     for stage in prepared.study.stage:
-        manifest = prepared.stages[stage.name].manifest if stage.name in prepared.stages else None
         table.add_row(
             stage.name,
             stage.recipe,
             str(stage.rounds),
             f"owners of {stage.label}" if stage.recipe == "teach" else "every training site",
-            ", ".join(manifest.groups) if manifest else "counts only",
-            f"{manifest.nbytes / 1e6:.2f} MB" if manifest else "< 1 kB",
+            *exchange_of(prepared, stage),
         )
     console.print(table)
     console.print(f"{file}: ok, study {Study.load(file).study.name}")

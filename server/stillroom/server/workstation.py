@@ -6,9 +6,10 @@ The server's daemons never import this module; the command line does, when asked
 from pathlib import Path
 from typing import Any
 
+from stillroom.common.encoding import most_bytes
 from stillroom.common.nn.prepare import prepare_study
 from stillroom.common.nn.release import build_release, localiser_stage
-from stillroom.common.study import PreparedStudy, Study
+from stillroom.common.study import PreparedStudy, Stage, Study
 from stillroom.common.tensorfile import read_weights
 
 
@@ -19,6 +20,30 @@ def prepare(study_file: Path, out: Path) -> PreparedStudy:
         ConfigError: STR-101 to STR-106, what is wrong with the study.
     """
     return prepare_study(Study.load(study_file), out)
+
+
+COLUMNS = ("exchanged groups", "most per site and round", "aggregation", "privacy")
+"""What ``exchange_of`` says of a stage."""
+
+
+def exchange_of(prepared: PreparedStudy, stage: Stage) -> tuple[str, ...]:
+    """What a stage exchanges and what is made of it, in words, one for each of ``COLUMNS``."""
+    if stage.name not in prepared.stages:
+        return ("counts only", "< 1 kB", "", "")
+    ready, rule = prepared.stages[stage.name], stage.aggregation
+    encoding, privacy = stage.exchange.encoding, "none"
+    size = most_bytes(encoding, ready.manifest) / 1e6
+    method = f"trimmed-mean {rule.trim:g}" if rule.method == "trimmed-mean" else rule.method
+    clipped = f"clipped to {rule.clip_norm:g}" if rule.clip_norm is not None else ""
+    server = rule.server if rule.server != "fedavg" else ""
+    if stage.privacy is not None and ready.epsilon is not None:
+        privacy = f"epsilon {ready.epsilon[-1]:.4g} at delta {stage.privacy.delta:g}"
+    return (
+        ", ".join(ready.manifest.groups),
+        f"{size:.2f} MB, {encoding}",
+        ", ".join(part for part in (method, clipped, server) if part),
+        privacy,
+    )
 
 
 def release(study_dir: Path, run_dir: Path, out: Path, *, run: dict[str, Any]) -> None:
