@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, BinaryIO, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
@@ -50,11 +50,13 @@ class Entry(BaseModel):
     request: Digest = ""
     """Object id of the server's message."""
     content: Digest = ""
-    """SHA-256 of the safetensors file that left; empty where only numbers or a code did."""
+    """SHA-256 of the file that left; empty where only numbers or a code did."""
     bytes: Count = 0
     """Of that file."""
+    encoding: Literal["", "fp32", "bf16-delta", "int8-delta"] = ""
+    """How its numbers are written: every weight, or what changed since the model that was sent."""
     norm: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    """Euclidean norm over all its tensors."""
+    """Euclidean norm over all its numbers."""
     samples: dict[str, int] = Field(default_factory=dict)
     """Cases per parameter group, as told to the server."""
     metrics: dict[str, float] = Field(default_factory=dict)
@@ -227,8 +229,14 @@ def check(path: Path) -> Checked:
         TrustError: STR-220 with the number of the first line that does not hold.
         OSError: It cannot be read.
     """
+    with path.open("rb") as stream:
+        return check_lines(stream)
+
+
+def check_lines(stream: BinaryIO) -> Checked:
+    """As ``check``, of a ledger's bytes from the first on."""
     count, head, size, torn = 0, FIRST, 0, b""
-    for raw in _raw_lines(path):
+    for raw in _raw_lines(stream):
         if not raw.endswith(b"\n"):
             torn = raw
             break
@@ -241,20 +249,20 @@ def check(path: Path) -> Checked:
 
 def read(path: Path) -> Iterator[Line]:
     """Every whole line, in order; raises as ``check`` does where one is not an entry."""
-    for number, raw in enumerate(_raw_lines(path)):
-        if raw.endswith(b"\n"):
-            yield _parse(raw[:-1], number)
-
-
-def _raw_lines(path: Path) -> Iterator[bytes]:
-    """Lines with their break, never more than ``LONGEST`` bytes in memory."""
     with path.open("rb") as stream:
-        number = 0
-        while raw := stream.readline(LONGEST + 1):
-            if len(raw) > LONGEST:
-                raise damaged(number)
-            yield raw
-            number += 1
+        for number, raw in enumerate(_raw_lines(stream)):
+            if raw.endswith(b"\n"):
+                yield _parse(raw[:-1], number)
+
+
+def _raw_lines(stream: BinaryIO) -> Iterator[bytes]:
+    """Lines with their break, never more than ``LONGEST`` bytes in memory."""
+    number = 0
+    while raw := stream.readline(LONGEST + 1):
+        if len(raw) > LONGEST:
+            raise damaged(number)
+        yield raw
+        number += 1
 
 
 def _parse(raw: bytes, number: int) -> Line:
@@ -282,6 +290,6 @@ def damaged(number: int) -> TrustError:
 def _disk_failed() -> ResourceError:
     return ResourceError(
         "The ledger could not be written to the disk; nothing was sent.",
-        fix="Free or mend the disk of the state folder, then start the courier again.",
+        fix="Free or mend the disk of courier_state, then start the courier again.",
         code="STR-503",
     )
