@@ -1,0 +1,212 @@
+"""What the platform costs a site that trains: samples a second beside the same loop run bare.
+
+Both ways train the same network on the same patches with the same losses and optimiser, in one
+process and in turns. ``bare`` is what a notebook does: draw, forward, backward, step. ``stillroom``
+is ``TrainingRecipe.run``: it also reads the working copies' state, loads the global weights into
+the network, asks whether to stop, counts cases, computes deterministically and exports the result.
+The weights of both are compared to the last bit. ``drawn`` is the bare loop with all patches drawn
+beforehand, outside its time: no loader could be faster.
+
+    python tests/bench/bench_training.py [--patch 48] [--steps 10] [--repeats 5] [--threads 2]
+
+Ends with a JSON line; ``ratio`` is the median over repeats of stillroom's samples a second in
+terms of the bare loop's of the same turn. The bar is 0.97.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn.utils import clip_grad_norm_
+
+from stillroom.client.intake.store import CaseInfo, CaseStore
+from stillroom.client.recipes.context import RecipeContext
+from stillroom.client.recipes.registry import RECIPES
+from stillroom.client.training.cases import WorkingSet
+from stillroom.client.training.loop import BACKGROUND, learning_rate
+from stillroom.client.training.losses import Target, label_losses, weighted_sum
+from stillroom.client.training.sampling import Batch, Sampler
+from stillroom.common.nn.prepare import module_of
+from stillroom.common.nn.weights import export, initial, load
+from stillroom.common.study import Study
+
+BAR = 0.97
+SPACING = (1.5, 1.5, 1.5)
+SIDE = 112
+
+
+def study_of(patch: int, steps: int, feature_size: int) -> Study:
+    """A student that learns two masks and a point."""
+    return Study.parse(
+        {
+            "study": {"name": "bench", "validation_fraction": 0.0},
+            "volume": {"spacing_mm": SPACING, "patch": [patch] * 3, "hu_window": [-300, 700]},
+            "label": {
+                "chambers": {"kind": "mask", "classes": ["inner", "outer"]},
+                "vessels": {"kind": "mask", "classes": ["aorta"]},
+                "landmarks": {"kind": "points", "names": ["middle"], "radius_mm": 6.0},
+            },
+            "model": {"student": {"arch": "light-swin", "feature_size": feature_size}},
+            "stage": [{"name": "student", "recipe": "distil", "train": {"steps": steps}}],
+        }
+    )
+
+
+def fill(folder: Path, cases: int) -> CaseStore:
+    """Balls within balls, on a grid as large as a cropped heart."""
+    store, rng, axis = CaseStore(folder), np.random.default_rng(7), np.arange(SIDE)
+    for number in range(cases):
+        centre = rng.uniform(SIDE / 3, 2 * SIDE / 3, 3)
+        z, y, x = ((axis - c) ** 2 for c in centre)
+        distance = np.sqrt(z[:, None, None] + y[None, :, None] + x[None, None])
+        chambers = (distance < 30).astype(np.uint8) + (distance < 18)
+        vessels = ((y[None, :, None] + x[None, None] < 60) & (distance > 30)).astype(np.uint8)
+        image = 200.0 * chambers + 300.0 * vessels - 100 + rng.normal(0, 20, distance.shape)
+        point = tuple(float(c) * s for c, s in zip(centre[::-1], SPACING, strict=True))
+        info = CaseInfo(
+            id=f"case{number:02d}",
+            shape=(SIDE, SIDE, SIDE),
+            spacing_mm=SPACING,
+            origin_mm=(0.0, 0.0, 0.0),
+            masks=("chambers", "vessels"),
+            points={"landmarks": {"middle": point}},
+        )
+        store.write_case(info, image.astype(np.int16), {"chambers": chambers, "vessels": vessels})
+    return store
+
+
+class Bare:
+    """The loop a notebook has, around the same parts."""
+
+    def __init__(self, context: RecipeContext) -> None:
+        self.context, self.device = context, context.choose_device()
+        self.module = self.device.place(module_of(context.study, context.stage))
+        names = context.study.label.items()
+        self.background = {name: BACKGROUND[label.kind] for name, label in names}
+
+    def sampler(self) -> Sampler:
+        """The patches that the recipe draws, in its order."""
+        study, stage = self.context.study, self.context.stage
+        return Sampler(
+            self.context.store.ids(),
+            WorkingSet.of_stage(self.context.store, study, stage).case,
+            labels=tuple(study.student_labels()),
+            volume=study.volume,
+            batch_size=stage.train.batch_size,
+            seed=self.context.round_seed,
+        )
+
+    def train(self, draw: Callable[[], Batch]) -> None:
+        """``steps`` steps from the context's weights."""
+        wanted = self.context.stage.train
+        self.module.train()
+        optimiser = torch.optim.AdamW(
+            self.module.parameters(),
+            lr=learning_rate(self.context.stage, 1),
+            weight_decay=wanted.weight_decay,
+        )
+        for _ in range(wanted.steps):
+            batch = draw()
+            with self.device.autocast():
+                outputs = self.module(self.device.move(batch.x))
+            targets = {
+                name: Target(t.rows.to(self.device.kind), t.classes.to(self.device.kind))
+                for name, t in batch.targets.items()
+            }
+            loss = weighted_sum(label_losses(outputs, targets, background=self.background), {})
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            clip_grad_norm_(self.module.parameters(), wanted.clip_norm)
+            optimiser.step()
+            loss.item()
+
+
+def clock(work: Callable[[], object]) -> float:
+    """Seconds that ``work`` takes, what it started on a device included."""
+    started = time.perf_counter()
+    work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def turns(context: RecipeContext, repeats: int) -> tuple[dict[str, list[float]], bool]:
+    """Seconds of every way and turn, and whether all gave the same weights."""
+    bare, recipe = Bare(context), RECIPES["distil"]
+    weights = context.weights or {}
+    seconds: dict[str, list[float]] = {"bare": [], "drawn": [], "stillroom": []}
+    equal = True
+    for turn in range(repeats + 1):
+        found: dict[str, dict[str, bytes]] = {}
+        sampler = bare.sampler()
+        drawn = iter([sampler.draw() for _ in range(context.stage.train.steps)])
+        ways: dict[str, Callable[[], object]] = {
+            "bare": lambda: bare.train(bare.sampler().draw),
+            "drawn": lambda drawn=drawn: bare.train(lambda: next(drawn)),
+            "stillroom": lambda: recipe.run(context).weights,
+        }
+        # Another order in every turn, so that no way always follows the same other one.
+        names = list(ways)
+        for name in names[turn % 3 :] + names[: turn % 3]:
+            load(bare.module, weights)
+            took, kept = 0.0, [None]
+
+            def work(way: Callable[[], object] = ways[name], kept: list = kept) -> None:
+                kept[0] = way()
+
+            took = clock(work)
+            result = kept[0] if name == "stillroom" else export(bare.module)
+            found[name] = {key: value.tobytes() for key, value in result.items()}
+            if turn:  # the first warms caches and compiles kernels
+                seconds[name].append(took)
+        equal &= found["bare"] == found["drawn"] == found["stillroom"]
+    return seconds, equal
+
+
+def main() -> int:
+    """Run and print a JSON line; fails below the bar."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--patch", type=int, default=48)
+    parser.add_argument("--feature-size", type=int, default=24)
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    study = study_of(arguments.patch, arguments.steps, arguments.feature_size)
+    stage = study.stage[0]
+    with tempfile.TemporaryDirectory() as folder:
+        store = fill(Path(folder), 4)
+        weights = export(initial(lambda: module_of(study, stage), 1))
+        context = RecipeContext(study, stage, 1, store, weights=weights)
+        seconds, equal = turns(context, arguments.repeats)
+    samples = arguments.steps * stage.train.batch_size
+    ratios = [b / s for b, s in zip(seconds["bare"], seconds["stillroom"], strict=True)]
+    ratio = statistics.median(ratios)
+    result = {
+        "device": context.choose_device().reason,
+        "threads": arguments.threads,
+        "patch": arguments.patch,
+        "steps": arguments.steps,
+        **{
+            f"{name}_samples_per_s": round(samples / statistics.median(values), 3)
+            for name, values in seconds.items()
+        },
+        "ratio": round(ratio, 3),
+        "ratios": [round(one, 3) for one in ratios],
+        "bar": BAR,
+        "same_weights": equal,
+    }
+    sys.stdout.write(json.dumps(result) + "\n")
+    return 0 if ratio >= BAR else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

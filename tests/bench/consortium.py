@@ -1,0 +1,321 @@
+"""A consortium of real processes on loopback, under real mutual TLS, that trains nothing.
+
+The server (``serve``, ``execute`` and the ServerApp that Flower starts), a courier and a runner
+per site are the commands of the field. What differs is the recipe (``inject/noise.py``) and the
+study, whose manifest is given here instead of being made from a network. A site's working copies
+are a few cases of eight voxels, unlabelled, so no evaluation is asked for.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stillroom.client.intake.store import CaseInfo, CaseStore
+from stillroom.common.canonical import canonical_bytes
+from stillroom.common.manifest import Manifest, TensorSpec
+from stillroom.common.study import PreparedStage, PreparedStudy, Study
+from stillroom.common.tensorfile import write_durably, write_weights
+from stillroom.deploy.consortium_files import (
+    Layout,
+    agree,
+    found_consortium,
+    write_server_config,
+    write_site_config,
+)
+from stillroom.deploy.processes import free_ports
+from stillroom.server.store.journal import read_events
+
+INJECT = Path(__file__).with_name("inject")
+sys.path.insert(0, str(INJECT))
+import noise  # noqa: E402  # beside the hooks, which find it there
+
+SERVER, CLIENT = "stillroom.server.cli", "stillroom.client.cli"
+STAGE = "student"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to run.
+
+    Attributes:
+        out: A new folder.
+        shapes: Tensor name -> shape of the model.
+        sites: How many.
+        rounds: Of the one stage.
+        samples: Site -> cases per group; every group of every site its number when left out.
+        quorum: The study's.
+        seconds: That a round of "training" takes at least.
+        host: The server's address.
+        stage: More settings of the stage.
+    """
+
+    out: Path
+    shapes: Mapping[str, tuple[int, ...]]
+    sites: int = 3
+    rounds: int = 2
+    samples: Mapping[str, Mapping[str, int]] | None = None
+    quorum: Mapping[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    host: str = "127.0.0.1"
+    stage: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def layout(self) -> Layout:
+        """Where the rehearsal's own code looks for things."""
+        return Layout(self.out)
+
+    @property
+    def names(self) -> list[str]:
+        """Of the sites."""
+        return [f"site-{number:03d}" for number in range(1, self.sites + 1)]
+
+    @property
+    def manifest(self) -> Manifest:
+        """Every tensor float32, in groups as the real networks have them."""
+        return Manifest(
+            tensors=tuple(
+                TensorSpec(name=name, shape=shape, dtype="float32", group=group_of(name))
+                for name, shape in self.shapes.items()
+            )
+        )
+
+    def cases_of(self) -> dict[str, dict[str, int]]:
+        """Site -> cases per group."""
+        if self.samples is not None:
+            return {site: dict(groups) for site, groups in self.samples.items()}
+        groups = self.manifest.groups
+        return {name: dict.fromkeys(groups, n) for n, name in enumerate(self.names, 2)}
+
+
+def group_of(tensor: str) -> str:
+    """Exchange group of a tensor, as ``common.nn.weights`` (which needs torch) has it."""
+    first, *rest = tensor.split(".")
+    return f"head.{rest[0]}" if first == "heads" else first
+
+
+def prepare_study(plan: Plan) -> PreparedStudy:
+    """Write the prepared study into the layout's folder."""
+    quorum = {"min_sites": plan.sites, "deadline_s": 900.0, **plan.quorum}
+    study = Study.parse(
+        {
+            "study": {"name": "bench", "quorum": quorum, "max_update_mib": 1024},
+            "volume": {"spacing_mm": [6, 6, 6], "patch": [32, 32, 32]},
+            "label": {"vessels": {"kind": "mask", "classes": ["aorta"]}},
+            "model": {"student": {"arch": "light-swin", "feature_size": 12}},
+            "stage": [
+                {"name": STAGE, "recipe": "distil", "rounds": plan.rounds, **plan.stage}
+            ],
+        }
+    )
+    folder = plan.layout.study
+    folder.mkdir(parents=True)
+    initial = write_weights(folder / "weights", noise.initial(plan.shapes))
+    stage = PreparedStage(initial_sha256=initial, manifest=plan.manifest)
+    prepared = PreparedStudy(study=study, stages={STAGE: stage})
+    write_durably(folder / "study.json", canonical_bytes(prepared.model_dump(mode="json")))
+    return prepared
+
+
+def write_cases(state: Path, digest: str, site: str) -> None:
+    """Three unlabelled cases of eight voxels."""
+    store = CaseStore(state / "studies" / digest[:16])
+    for number in range(3):
+        info = CaseInfo(f"{site}-{number}", (2, 2, 2), (6.0, 6.0, 6.0), (0.0, 0.0, 0.0))
+        store.write_case(info, np.zeros((2, 2, 2), np.int16), {})
+        # Another scan's folder is their origin: intake, which finds none here, leaves them alone.
+        note = store.root / info.id / "source.json"
+        note.write_text(json.dumps({"origin": "elsewhere"}), "utf-8")
+
+
+class Consortium:
+    """Processes by name: ``link``, ``exec``, ``<site>-courier``, ``<site>-runner``."""
+
+    def __init__(self, plan: Plan, hooks: Mapping[str, Any] | None = None) -> None:
+        self.plan, self.layout = plan, plan.layout
+        self.running: dict[str, subprocess.Popen[bytes]] = {}
+        self.prefix: dict[str, list[str]] = {}
+        self.ports = free_ports(2 + plan.sites)
+        self.hooks = {**(hooks or {})}
+        self.pids = plan.out / "pids"
+
+    def found(self) -> PreparedStudy:
+        """Everything on disk: papers, keys, study, consents, cases, configurations, hooks."""
+        plan, layout = self.plan, self.layout
+        for folder in (self.pids, plan.out / "fired", plan.out / "trained", layout.logs):
+            folder.mkdir(parents=True)
+        prepared = prepare_study(plan)
+        found_consortium(layout, plan.names)
+        self._write_configs()
+        agree(layout, plan.names)
+        for name in plan.names:
+            write_cases(layout.site(name) / "state", prepared.digest, name)
+        recipe = {"log": str(plan.out / "trained"), "seconds": plan.seconds}
+        self.hooks["noise"] = {**recipe, "samples": plan.cases_of()}
+        (plan.out / "hooks.json").write_text(json.dumps(self.hooks), "utf-8")
+        return prepared
+
+    def _write_configs(self) -> None:
+        inner, edge, *runtimes = self.ports
+        write_server_config(self.layout, edge_port=edge, inner_port=inner)
+        for name, port in zip(self.plan.names, runtimes, strict=True):
+            data = self.layout.site(name) / "data"
+            data.mkdir()
+            write_site_config(
+                self.layout,
+                name,
+                server_port=edge,
+                runtime_port=port,
+                data=[data],
+                labels={},
+                threads=1,
+                seed=0,
+            )
+
+    @property
+    def server_toml(self) -> Path:
+        """The operator's configuration."""
+        return self.layout.server / "server.toml"
+
+    def commands(self) -> dict[str, list[str]]:
+        """Name -> module and arguments."""
+        config = ["--config", str(self.server_toml)]
+        found = {"link": [SERVER, "serve", *config], "exec": [SERVER, "execute", *config]}
+        for name in self.plan.names:
+            own = ["--config", str(self.layout.site_config(name))]
+            found[f"{name}-courier"] = [CLIENT, "courier", *own]
+            found[f"{name}-runner"] = [CLIENT, "runner", *own]
+        return found
+
+    def start(self, *names: str) -> None:
+        """Start processes; their logs go on where they ended."""
+        env = {
+            **os.environ,
+            "FLWR_HOME": str(self.layout.server / "flower-home"),
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": f"{INJECT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+            "STILLROOM_HOOKS": str(self.plan.out / "hooks.json"),
+            "STILLROOM_PIDS": str(self.pids),
+        }
+        for name in names:
+            command = [sys.executable, "-P", "-m", *self.commands()[name]]
+            with (self.layout.logs / f"{name}.log").open("ab") as log:
+                self.running[name] = subprocess.Popen(
+                    [*self.prefix.get(name, ()), *command, "--follow-parent", str(os.getpid())],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env=env,
+                    start_new_session=True,
+                )
+
+    def start_all(self) -> None:
+        """Everything, and the run."""
+        names = list(self.commands())
+        self.start("link", *(name for name in names if name.endswith("-runner")))
+        self.launch()
+        self.start("exec", *(name for name in names if name.endswith("-courier")))
+
+    def launch(self) -> None:
+        """``stillroom-server run start``, as an operator does once the server answers."""
+        command = ["run", "start", str(self.layout.study), "--config", str(self.server_toml)]
+        error = ""
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            if self._all_enrolled():
+                done = subprocess.run(
+                    [*self.prefix.get("link", ()), sys.executable, "-P", "-m", SERVER]
+                    + [*command, "--out", str(self.layout.run)],
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                )
+                if done.returncode == 0:
+                    return
+                error = done.stderr
+            time.sleep(0.2)
+        raise RuntimeError(f"the run was not started: {error}")
+
+    def _all_enrolled(self) -> bool:
+        """Whether Flower knows every site's key: the server's log says so, one line each."""
+        log = self.layout.logs / "link.log"
+        return log.exists() and log.read_text("utf-8", "replace").count("Created node_id") >= (
+            self.plan.sites
+        )
+
+    def pid_of(self) -> dict[str, int]:
+        """Name -> pid of what runs now."""
+        return {n: p.pid for n, p in self.running.items() if p.poll() is None}
+
+    def events(self) -> list[dict[str, Any]]:
+        """What the run has told so far."""
+        return [event for _, event in read_events(self.layout.run)]
+
+    def wait(self, timeout_s: float, *, tend: Sequence[Any] = ()) -> list[dict[str, Any]]:
+        """Until the study has finished; ``tend`` functions are called meanwhile.
+
+        Raises:
+            TimeoutError: It did not.
+            RuntimeError: A process ended by itself and nobody tends them.
+        """
+        end, offset, found = time.monotonic() + timeout_s, 0, list[dict[str, Any]]()
+        while time.monotonic() < end:
+            for behind, event in read_events(self.layout.run, offset=offset):
+                offset = behind
+                found.append(event)
+                if event["event"] == "study.finished":
+                    return found
+            for function in tend:
+                function()
+            if not tend:
+                self.check()
+            time.sleep(0.05)
+        raise TimeoutError(f"the study did not finish within {timeout_s:.0f} s")
+
+    def check(self) -> None:
+        """Refuse to go on when a process has ended by itself."""
+        for name, process in self.running.items():
+            if process.poll() is not None:
+                tail = (self.layout.logs / f"{name}.log").read_text("utf-8", "replace")[-2000:]
+                raise RuntimeError(f"{name} ended with {process.returncode}:\n{tail}")
+
+    def stop(self) -> None:
+        """Stop everything that was started, and what it left in its session."""
+        for process in reversed(self.running.values()):
+            _signal(process.pid, signal.SIGTERM)
+        end = time.monotonic() + 10
+        for process in reversed(self.running.values()):
+            try:
+                process.wait(max(0.1, end - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                _signal(process.pid, signal.SIGKILL)
+                process.wait()
+        for process in self.running.values():
+            _signal(process.pid, signal.SIGKILL)
+
+
+def child_name(parent: str, line: str) -> str | None:
+    """The ServerApp is SuperExec's child."""
+    return "app" if parent == "exec" and "flwr-serverapp" in line else None
+
+
+def records(run: Path) -> list[dict[str, Any]]:
+    """Every round's record, in order."""
+    return [
+        json.loads(path.read_text("utf-8")) for path in sorted(run.glob(f"round-{STAGE}-*.json"))
+    ]
+
+
+def _signal(leader: int, number: signal.Signals) -> None:
+    try:
+        os.killpg(leader, number)
+    except ProcessLookupError:
+        return

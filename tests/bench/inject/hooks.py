@@ -1,0 +1,211 @@
+"""What a bench or a chaos run changes in a process from outside.
+
+The file of hooks (JSON) holds::
+
+    noise   {"log": folder, "seconds": s, "samples": {site: {group: cases}}}: the recipe of
+            ``noise`` in place of ``distil`` and ``teach``
+    points  [{"id", "role", "site", "target", "when", "call", "delay_s", "with"}]: the process
+            kills itself with SIGKILL before, during or after the call-th call of target
+            (``module:qualname``); ``with``: roles of the same site that go first
+    clock   {"role", "site", "after_s", "jump_s"}: this process's clock jumps once
+
+A kill is noted as ``fired/<id>`` beside the file of hooks before it happens, and happens once.
+"""
+
+import asyncio
+import functools
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import inspect
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+Change = Callable[[ModuleType], None]
+
+
+def role() -> tuple[str, str]:
+    """Which process this is (``app``, ``link``, ``exec``, ``courier``, ``runner``), of which site."""
+    words = sys.orig_argv
+    if any(word.endswith("flwr-serverapp") for word in words):
+        return "app", ""
+    for word, name in (("serve", "link"), ("execute", "exec")):
+        if word in words and "stillroom.server.cli" in words:
+            return name, ""
+    for word in ("courier", "runner"):
+        if word in words and "stillroom.client.cli" in words:
+            return word, Path(words[words.index("--config") + 1]).parent.name
+    return "", ""
+
+
+class Importer(importlib.abc.MetaPathFinder):
+    """Changes a module right after its code has run, before anybody takes a name from it."""
+
+    def __init__(self, changes: dict[str, list[Change]]) -> None:
+        self.changes = changes
+        self.busy: set[str] = set()
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        """The module's own spec, with a loader around its loader."""
+        if name not in self.changes or name in self.busy:
+            return None
+        self.busy.add(name)
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            self.busy.discard(name)
+        if spec is not None and spec.loader is not None:
+            run, changes = spec.loader.exec_module, self.changes[name]
+
+            def exec_module(module: ModuleType) -> None:
+                run(module)
+                for change in changes:
+                    change(module)
+
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+def install(file: str) -> None:
+    """Read the file of hooks and arrange for what concerns this process."""
+    hooks = json.loads(Path(file).read_text("utf-8"))
+    who, site = role()
+    if not who:
+        return
+    changes: dict[str, list[Change]] = {}
+    if who == "runner" and "noise" in hooks:
+        place = "stillroom.client.recipes.registry"
+        changes[place] = [functools.partial(_replace_recipes, settings=hooks["noise"], site=site)]
+    for point in hooks.get("points", ()):
+        if point["role"] == who and point.get("site", "") in {"", site}:
+            module, name = point["target"].split(":")
+            change = functools.partial(_wrap, name=name, point=point, folder=Path(file).parent)
+            changes.setdefault(module, []).append(change)
+    clock = hooks.get("clock")
+    if clock and clock["role"] == who and clock.get("site", "") in {"", site}:
+        changes.setdefault("flwr.supercore.date", []).append(_jumping(clock))
+    if changes:
+        sys.meta_path.insert(0, Importer(changes))
+    if os.environ.get("STILLROOM_PIDS"):
+        own = Path(os.environ["STILLROOM_PIDS"]) / (f"{site}-{who}" if site else who)
+        own.write_text(str(os.getpid()), "ascii")
+
+
+def _replace_recipes(module: ModuleType, *, settings: dict[str, Any], site: str) -> None:
+    from recipe import Noise
+
+    for name in ("distil", "teach"):
+        module.RECIPES[name] = Noise(settings, site)
+
+
+def _wrap(module: ModuleType, *, name: str, point: dict[str, Any], folder: Path) -> None:
+    """Put a killer around ``name`` (a function, or ``Class.method``) of a module."""
+    *owners, last = name.split(".")
+    owner: Any = functools.reduce(getattr, owners, module)
+    found = inspect.getattr_static(owner, last)
+    static = isinstance(found, staticmethod | classmethod)
+    original = found.__func__ if static else found
+    killer = _Killer(point, folder)
+    wrapped = killer.around_async if asyncio.iscoroutinefunction(original) else killer.around
+    changed = functools.wraps(original)(wrapped(original))
+    setattr(owner, last, type(found)(changed) if static else changed)
+
+
+class _Killer:
+    """Counts the calls of one function and kills this process at one of them."""
+
+    def __init__(self, point: dict[str, Any], folder: Path) -> None:
+        self.point = point
+        self.mark = folder / "fired" / point["id"]
+        self.calls = 0
+        self.inside = False
+        self.lock = threading.Lock()
+
+    def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A function that dies."""
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            hit = self._enter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self._leave(hit=hit)
+
+        return call
+
+    def around_async(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A coroutine function that dies."""
+
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            hit = self._enter()
+            try:
+                return await function(*args, **kwargs)
+            finally:
+                self._leave(hit=hit)
+
+        return call
+
+    def _enter(self) -> bool:
+        with self.lock:
+            self.calls += 1
+            hit = self.calls == self.point["call"] and not self.mark.exists()
+        self.inside = hit
+        if hit and self.point["when"] == "before":
+            self._die()
+        if hit and self.point["when"] == "during":
+            threading.Timer(self.point.get("delay_s", 0.0), self._die).start()
+        return hit
+
+    def _leave(self, *, hit: bool) -> None:
+        if hit:
+            self.inside = False
+            if self.point["when"] == "after":
+                self._die()
+
+    def _die(self) -> None:
+        try:
+            mark = os.open(self.mark, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+        except FileExistsError:
+            return  # another thread, or another life, was first
+        note = {"t": time.time(), "pid": os.getpid(), "inside": self.inside, **self.point}
+        os.write(mark, json.dumps(note).encode())
+        os.close(mark)
+        for other in self.point.get("with", ()):
+            pid = Path(os.environ["STILLROOM_PIDS"], f"{self.point['site']}-{other}")
+            _kill(int(pid.read_text("ascii")))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def _jumping(clock: dict[str, Any]) -> Change:
+    """A change of Flower's clock, and of ``time.time`` at once: it jumps after a while, once."""
+    started, real = time.monotonic(), time.time
+
+    def offset() -> float:
+        return clock["jump_s"] if time.monotonic() - started > clock["after_s"] else 0.0
+
+    time.time = lambda: real() + offset()
+
+    def change(module: ModuleType) -> None:
+        from datetime import timedelta
+
+        now = module.now
+        module.now = lambda: now() + timedelta(seconds=offset())
+
+    return change

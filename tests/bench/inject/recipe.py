@@ -1,0 +1,43 @@
+"""``noise`` as a recipe of the runner, for the hooks."""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import noise
+
+
+class Noise:
+    """In place of training: reads nothing of a patient, learns nothing, and says what it did."""
+
+    def __init__(self, settings: dict[str, Any], site: str) -> None:
+        self.settings, self.site = settings, site
+
+    def run(self, context: Any) -> Any:
+        """The weights sent plus this site's noise of this stage and round."""
+        from stillroom.client.recipes.context import RoundResult
+
+        site = self.site or context.store.ids()[0].rsplit("-", 1)[0]
+        started = time.perf_counter()
+        self._note(site, "started", context)
+        end = time.monotonic() + self.settings.get("seconds", 0.0)
+        while time.monotonic() < end:
+            time.sleep(0.005)
+        weights = noise.trained(context.weights, site, context.stage.name, context.round)
+        samples = dict(self.settings["samples"][site])
+        self._note(site, "ended", context)
+        numbers = {
+            "train.loss": 1.0 / context.round,
+            "train.cases": max(samples.values()),
+            "train.seconds": time.perf_counter() - started,
+        }
+        return RoundResult(weights, samples, numbers)
+
+    def _note(self, site: str, what: str, context: Any) -> None:
+        line = {"what": what, "stage": context.stage.name, "round": context.round, "t": time.time()}
+        path = Path(self.settings["log"]) / f"{site}.jsonl"
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        os.write(descriptor, (json.dumps({**line, "pid": os.getpid()}) + "\n").encode())
+        os.close(descriptor)
