@@ -37,6 +37,8 @@ FLOWER = {
     "client/stillroom/client/carriage.py",
     "client/stillroom/client/courier.py",
     "client/stillroom/client/gate.py",
+    "client/stillroom/client/handover.py",
+    "client/stillroom/client/listener.py",
     "client/stillroom/client/outgoing.py",
     "client/stillroom/client/privacy.py",
     "client/stillroom/client/runner.py",

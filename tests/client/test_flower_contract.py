@@ -30,7 +30,7 @@ from flwr.supernode.nodestate import NodeStateFactory
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
 from stillroom.client import courier, runner
-from stillroom.client.carriage import EMPTY_FAB
+from stillroom.client.handover import EMPTY_FAB
 
 
 def parameters(function: object) -> list[str]:
@@ -68,7 +68,7 @@ def test_courier_never_asks_for_code() -> None:
 
 
 def test_empty_fab_is_stored_under_the_hash_of_nothing() -> None:
-    """carriage.EMPTY_FAB: state hashes the content itself, so that what is empty stays empty."""
+    """handover.EMPTY_FAB: state hashes the content itself, so that what is empty stays empty."""
     state = NodeStateFactory(objectstore_factory=ObjectStoreFactory()).state()
     name = state.store_fab(EMPTY_FAB)
     stored = state.get_fab(name)

@@ -3,37 +3,47 @@
 import logging
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from hashlib import sha256
+from pathlib import Path
 from typing import Protocol
 
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Message
+from flwr.common.constant import ErrorCode
 from flwr.proto.message_pb2 import ObjectTree
 from flwr.proto.node_pb2 import Node
-from flwr.supercore.constant import TaskType
-from flwr.supercore.fab import Fab
-from flwr.supercore.inflatable.inflatable_object import UnexpectedObjectContentError
+from flwr.supercore.inflatable.inflatable_object import (
+    UnexpectedObjectContentError,
+    iterate_object_tree,
+)
 from flwr.supercore.inflatable.inflatable_utils import (
     pull_objects,
     push_object_contents_from_iterable,
 )
 from flwr.supercore.object_store import ObjectStore
 from flwr.supercore.object_store.object_store import NoObjectInStoreError
-from flwr.supercore.run import Run
 from flwr.supernode.nodestate import NodeState
 
 from stillroom.client.gate import Gate, Request
+from stillroom.client.handover import Handover, RunnerAway, Work
+from stillroom.client.models import Models
 from stillroom.client.outgoing import Outgoing
-from stillroom.common.errors import ContractError
-from stillroom.common.parcel import SMALL
+from stillroom.common.errors import ContractError, ResourceError
+from stillroom.common.parcel import MOST_RECORDS, SMALL
 
 log = logging.getLogger(__name__)
 
-EMPTY_FAB = Fab("", b"", {})
 LOOK_S = 0.02
 """Pause between two looks at what the runner delivers."""
 DELIVERY_S = 60.0
 """Longest wait for one object that the runner has announced."""
+MOST_OBJECTS_BYTES = 8 * SMALL
+"""Of all objects of a task, which holds names and numbers only."""
+
+Send = Callable[[str, Path, int], int]
+"""Name, file and bytes: has the consortium hold a file; returns what went over the line."""
 
 
 class RunEnded(Exception):  # noqa: N818  # it says what happened, it is no failure of ours
@@ -46,6 +56,10 @@ class Stopped(Exception):  # noqa: N818  # likewise
 
 class Expired(Exception):  # noqa: N818  # likewise
     """Nobody waits for the answer any more."""
+
+
+class RunnerLost(Exception):  # noqa: N818  # likewise
+    """The runner that was to answer lives no more; another one is to."""
 
 
 class Line(Protocol):
@@ -83,14 +97,20 @@ class Carriage:
         state: Where the runner finds its task.
         store: Where objects lie, both the server's and the runner's; it proves their names.
         gate: Decides, and writes the ledger.
+        models: Brings what goes with a task.
+        send: Takes the file that goes with an answer.
         stop: Set when the courier should end.
+        runner_grace_s: How long a task waits for a runner that is not running.
     """
 
     edge: Line
     state: NodeState
     store: ObjectStore
     gate: Gate
+    models: Models
+    send: Send
     stop: threading.Event
+    runner_grace_s: float = 60.0
 
     def carry_one(self) -> bool:
         """Fetch one message, wait for the runner's reply, send it; False when there was none.
@@ -109,125 +129,136 @@ class Carriage:
             if isinstance(admitted, Outgoing):
                 self._send(admitted, started)
             else:
-                self._have_done(admitted, started)
+                request, task = admitted
+                self._have_done(request, task, started)
         except RunEnded:
             log.info("courier.run_ended")
         return True
 
-    def _receive(self, message: Message, tree: ObjectTree) -> Request | Outgoing:
+    def _receive(self, message: Message, tree: ObjectTree) -> tuple[Request, Handover] | Outgoing:
         """Bring a message and ask the gate; only what it admits is shown to the runner."""
         run_id, message_id = message.metadata.run_id, message.metadata.message_id
+        request, objects = Request(message), dict[str, bytes]()
         try:
-            self._bring(run_id, tree)
-            admitted = self.gate.admit(message, self._stored)
+            objects = self._bring(run_id, tree)
+            admitted = self.gate.admit(message, objects.__getitem__)
+            if isinstance(admitted, Request):
+                request = admitted
+                # Every file is whole and proven before the runner hears of the task.
+                for stage, ref in request.models.items():
+                    self.models.bring(stage, ref)
+                self.models.forget_others(request.models)
         except ContractError as error:
-            admitted = self.gate.turn_away(message, error.code)
+            admitted = self.gate.turn_away(request, error.code)
+        except ResourceError as error:
+            if error.code != "STR-503":
+                raise  # a proxy, say: nothing gets through until somebody has mended it
+            admitted = self.gate.turn_away(request, error.code)
         except (ValueError, NoObjectInStoreError, UnexpectedObjectContentError):
             # An object that is not what its name or its frame says.
-            admitted = self.gate.turn_away(message, "STR-300")
-        if isinstance(admitted, Request):
-            self._hand_over(message)
-        else:
-            self.store.delete(message_id)
+            admitted = self.gate.turn_away(request, "STR-300")
+        if isinstance(admitted, Outgoing):
+            self.edge.confirm(run_id, message_id)
+            return admitted
+        task = Handover(
+            Work(message, tree, objects, self.edge.node.node_id),
+            self.state,
+            self.store,
+            self.models.exchange,
+            self.runner_grace_s,
+        )
+        task.give()
         self.edge.confirm(run_id, message_id)
-        return admitted
+        return admitted, task
 
-    def _bring(self, run_id: int, tree: ObjectTree) -> None:
-        """Every object of a message into the store, but no more than a task of this study has."""
-        left, lock = self.gate.most_bytes + 8 * SMALL, threading.Lock()
+    def _bring(self, run_id: int, tree: ObjectTree) -> dict[str, bytes]:
+        """Every object of a message, but no more than a task has."""
+        names = [node.object_id for node in iterate_object_tree(tree)]
+        if len(names) > MOST_RECORDS + 2:
+            raise ContractError("A task has more parts than any.", fix="Tell the operator.")
+        left, lock = MOST_OBJECTS_BYTES, threading.Lock()
 
         def pull(object_id: str) -> bytes:
             nonlocal left
             content = self.edge.pull_object(run_id, object_id)
+            if sha256(content).hexdigest() != object_id:
+                raise ValueError("an object is not what its name says")
             with lock:
                 left -= len(content)
             if left < 0:
-                raise ContractError(
-                    "A task is larger than any of its study.",
-                    fix="Ask the operator which study is running.",
-                    code="STR-301",
-                )
+                raise ContractError("A task is larger than any.", fix="Tell the operator.")
             return content
 
-        contents = pull_objects(
-            self.store.preregister(run_id, tree),
+        return pull_objects(
+            names,
             pull_object_fn=pull,
             # A task is announced before its objects are uploaded; Flower would look again after
             # one second at the earliest.
             initial_backoff=0.05,
             backoff_cap=1.0,
         )
-        for name in list(contents):
-            self.store.put(name, contents.pop(name))
 
-    def _hand_over(self, message: Message) -> None:
-        """Put a message where the runner finds it, with a run that carries no code."""
-        run_id, state = message.metadata.run_id, self.state
-        if state.get_run(run_id) is None:
-            run = Run.create_empty(run_id)
-            run.fab_hash = state.store_fab(EMPTY_FAB)
-            run.series_id = run_id
-            context = Context(
-                run_id=run_id,
-                node_id=self.edge.node.node_id,
-                node_config={},
-                state=RecordDict(),
-                run_config={},
-            )
-            state.set_run_series_context(run_id, context)
-            state.store_run(run)
-        state.store_message(message)
-        # The task is what the runner takes; it comes last, so that a runner never finds half a
-        # message.
-        state.create_task(
-            task_type=TaskType.CLIENT_APP, run_id=run_id, fab_hash=state.store_fab(EMPTY_FAB)
-        )
-
-    def _have_done(self, request: Request, started: float) -> None:
+    def _have_done(self, request: Request, task: Handover, started: float) -> None:
         """Wait for the runner's reply, have the gate judge it, and send what comes of it."""
         try:
-            reply_id = self._await_reply(request)
-        except Expired:
-            self.gate.withhold(request)
-            return
-        try:
-            # Nothing of the reply has left while this looks at all of it.
-            outgoing = self.gate.release(request, reply_id, partial(self._arriving, request))
+            outgoing = self._decided(request, task)
             # From here on the ledger holds it, on the disk; now, and not before, it may leave.
-            self._send(outgoing, started)
+            try:
+                self._send(outgoing, started)
+            except ContractError as error:
+                # The consortium did not take the file; the message about it does not leave either.
+                self._send(self.gate.turn_away(request, error.code), started)
         except (Expired, RunEnded):
             self.gate.withhold(request)
         finally:
-            self.store.delete(reply_id)
+            task.withdraw()
 
-    def _await_reply(self, request: Request) -> str:
+    def _decided(self, request: Request, task: Handover) -> Outgoing:
+        """The gate's word on what the runner answers, or on its not being there."""
+        while True:
+            reply_id = ""
+            try:
+                reply_id = self._await_reply(request, task)
+                # Nothing of the reply has left while this looks at all of it.
+                return self.gate.release(request, reply_id, partial(self._arriving, request, task))
+            except RunnerLost:
+                log.warning("courier.runner_lost")
+            except RunnerAway:
+                return self.gate.turn_away(request, "STR-511")
+            finally:
+                self.store.delete(reply_id)
+
+    def _await_reply(self, request: Request, task: Handover) -> str:
         """Object id of the runner's reply; any other reply is dropped and noted."""
         while True:
             for reply in self.state.get_messages_legacy(is_reply=True):
                 answered, own = reply.metadata.reply_to_message_id, reply.metadata.message_id
                 self.state.delete_messages(message_ids=[own])
-                if answered == request.message.metadata.message_id:
+                if answered != request.message.metadata.message_id:
+                    self.store.delete(own)
+                    self.gate.withhold(request, "STR-307")
+                elif reply.has_error() and reply.error.code == ErrorCode.CLIENT_APP_CRASHED:
+                    # Flower's own words for heartbeats that stayed away, as they also do when the
+                    # clock jumps; the lock says better who lives.
+                    self.store.delete(own)
+                    task.give_again()
+                else:
                     return own
-                self.store.delete(own)
-                self.gate.withhold(request, "STR-307")
-            self._wait(request, 0.05)
+            task.look_after()
+            self._wait(request, LOOK_S)
 
-    def _arriving(self, request: Request, object_id: str) -> bytes:
+    def _arriving(self, request: Request, task: Handover, object_id: str) -> bytes:
         """An object of the runner's reply, waited for when it was announced and is on its way."""
         patience = time.monotonic() + DELIVERY_S
         while (content := self.store.get(object_id)) == b"":
             self._wait(request, LOOK_S)
+            if task.look_after():
+                raise RunnerLost
             if time.monotonic() > patience:
-                # The runner has gone in the middle of its reply; there will be no end to it.
+                # It lives, and has stopped in the middle of its reply; there will be no end to it.
                 raise Expired
         if content is None:
             raise KeyError("an object was never announced")
-        return content
-
-    def _stored(self, object_id: str) -> bytes:
-        content = self.store.get(object_id)
-        if not content:
-            raise KeyError("an object is not there")
         return content
 
     def _wait(self, request: Request, seconds: float) -> None:
@@ -239,7 +270,10 @@ class Carriage:
 
     def _send(self, outgoing: Outgoing, started: float) -> None:
         """Everything that leaves this site leaves here, after the gate, and only here."""
-        run_id = outgoing.message.metadata.run_id
+        run_id, update = outgoing.message.metadata.run_id, outgoing.update
+        if update is not None:
+            # First the file, then the message that names it: what is named is there.
+            self.send(update.ref.sha256, update.path, update.ref.nbytes)
         wanted, session = self.edge.push(
             outgoing.message, outgoing.tree, time.monotonic() - started
         )

@@ -14,14 +14,13 @@ import logging
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
-import uvicorn
 from flwr.app import Message
 from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL
 from flwr.common.serde import message_from_proto, message_to_proto
@@ -40,21 +39,24 @@ from flwr.supercore.inflatable.inflatable_protobuf_utils import (
     make_push_object_fn_protobuf,
 )
 from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
-from flwr.supercore.object_store import ObjectStoreFactory
+from flwr.supercore.object_store import ObjectStore, ObjectStoreFactory
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supernode.fleet_http_client import FleetHttpClient
-from flwr.supernode.main import create_app
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
-from flwr.supernode.nodestate import NodeStateFactory
+from flwr.supernode.nodestate import NodeState, NodeStateFactory
 
 from stillroom.client.agreement import Agreement
 from stillroom.client.carriage import Carriage, RunEnded, Stopped
 from stillroom.client.consent_post import ConsentPost
+from stillroom.client.exchange import ExchangeFolder
 from stillroom.client.gate import Gate
-from stillroom.client.ledger import Ledger
+from stillroom.client.ledger import NAME, Ledger
+from stillroom.client.listener import runtime_listener
+from stillroom.client.models import Models
+from stillroom.client.outbox import Outbox
 from stillroom.client.proxy import proxy_refused
 from stillroom.client.renewal import EVERY_S, Renewal
-from stillroom.client.sockets import loopback_listener
+from stillroom.client.transfer import Transfer
 from stillroom.common.errors import TrustError
 from stillroom.common.lifetime import patience
 from stillroom.common.pki.files import check_pair, load_certificate, load_key
@@ -63,7 +65,8 @@ from stillroom.common.pki.verify import verify_site
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-RETRY_FIRST_S, RETRY_MOST_S = 0.2, 10.0
+RETRY_FIRST_S, RETRY_MOST_S = 0.2, 2.0
+"""A server that comes back is found within seconds."""
 REQUEST_TIMEOUT_S = 60.0
 
 
@@ -80,7 +83,10 @@ class CourierSettings:
         secret: Shared with the runner; without it no task is handed out.
         agreement: The study and this site's consent to it; the gate lets nothing through outside
             it.
-        ledger: The file in which everything that leaves is entered first.
+        state: The courier's own folder: the ledger, in which everything that leaves is entered
+            first, and the outbox.
+        exchange: The folder that the runner sees, too.
+        study: Folder of the prepared study.
         poll_s: Pause between two looks for work.
         renew_every_s: Pause between two questions for a newer certificate.
     """
@@ -92,7 +98,10 @@ class CourierSettings:
     runtime_port: int
     secret: bytes
     agreement: Agreement
-    ledger: Path
+    state: Path
+    exchange: Path
+    study: Path
+    runner_grace_s: float = 60.0
     poll_s: float = 0.5
     renew_every_s: float = EVERY_S
 
@@ -206,6 +215,11 @@ class Edge:
             if client is not None:
                 client.close()
 
+    def check_papers(self) -> None:
+        """Raise TrustError when it is our own certificate that keeps us out."""
+        self._refuse_expired()
+        self._check_certificate()
+
     def _refuse_expired(self) -> None:
         """Say so when it is our own certificate that keeps us out.
 
@@ -242,8 +256,7 @@ class Edge:
                 failure = _translate(error, self._server)
                 if failure is not None:
                     raise failure from error
-                self._refuse_expired()
-                self._check_certificate()
+                self.check_papers()
                 log.warning("courier.retry", extra={"seconds": pause})
             if self._stop.wait(pause):
                 raise Stopped
@@ -305,19 +318,24 @@ def run_courier(settings: CourierSettings, stop: threading.Event) -> None:
     objects = ObjectStoreFactory()
     states = NodeStateFactory(objectstore_factory=objects)
     state, store = states.state(), objects.store()
-    agreement = settings.agreement
     edge = Edge(settings, stop)
-    with Ledger(settings.ledger) as ledger, runtime_listener(states, settings):
+    transfer = Transfer(
+        settings.server, lambda: _client_context(settings), stop, check=edge.check_papers
+    )
+    with (
+        Ledger(settings.state / NAME) as ledger,
+        runtime_listener(states, settings.runtime_port, settings.secret),
+    ):
         if ledger.torn is not None:
             log.warning("ledger.torn", extra={"note": f"{ledger.torn.name} holds a torn line"})
-        carriage = Carriage(
-            edge, state, store, Gate(agreement.prepared, ledger, agreement.require), stop
-        )
+        carriage = _carriage(edge, state, store, ledger, transfer, settings, stop)
         try:
             _tell_consents(settings, stop)
             _renew(edge, settings, stop)
             edge.activate()
             state.set_node_id(edge.node.node_id)
+            # What the courier before this one was given died with it; the server gives it again.
+            transfer.arrive()
             log.info("courier.connected")
             beat = threading.Thread(target=_beat, args=(edge, stop), daemon=True)
             beat.start()
@@ -330,7 +348,36 @@ def run_courier(settings: CourierSettings, stop: threading.Event) -> None:
         except Stopped:
             log.info("courier.stopped")
         finally:
+            transfer.close()
             edge.close()
+
+
+def _carriage(
+    edge: Edge,
+    state: NodeState,
+    store: ObjectStore,
+    ledger: Ledger,
+    transfer: Transfer,
+    settings: CourierSettings,
+    stop: threading.Event,
+) -> Carriage:
+    """Everything a message passes on its way, put together."""
+    agreement = settings.agreement
+    prepared = agreement.prepared
+    exchange = ExchangeFolder(settings.exchange).prepare()
+    outbox = Outbox.below(settings.state, exchange, prepared)
+    return Carriage(
+        edge=edge,
+        state=state,
+        store=store,
+        gate=Gate(prepared, ledger, outbox, agreement.require),
+        models=Models(
+            exchange, prepared, settings.study, transfer.fetch, settings.state / "models.json"
+        ),
+        send=transfer.send,
+        stop=stop,
+        runner_grace_s=settings.runner_grace_s,
+    )
 
 
 def _tell_consents(settings: CourierSettings, stop: threading.Event) -> None:
@@ -361,29 +408,3 @@ def _renew(edge: Edge, settings: CourierSettings, stop: threading.Event) -> None
 def _beat(edge: Edge, stop: threading.Event) -> None:
     while not stop.wait(HEARTBEAT_DEFAULT_INTERVAL / 3):
         edge.heartbeat()
-
-
-@contextlib.contextmanager
-def runtime_listener(states: NodeStateFactory, settings: CourierSettings) -> Iterator[None]:
-    """Flower's Runtime API for the runner, on loopback, tasks only against the shared secret.
-
-    Raises:
-        ResourceError: STR-501 when the port is taken.
-    """
-    with loopback_listener(settings.runtime_port) as listener:
-        server = uvicorn.Server(
-            uvicorn.Config(
-                create_app(state_factory=states, superexec_auth_secret=settings.secret),
-                log_level="warning",
-                access_log=False,
-            )
-        )
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-        thread.start()
-        while not server.started and thread.is_alive():
-            time.sleep(0.02)
-        try:
-            yield
-        finally:
-            server.should_exit = True
-            thread.join(timeout=5)

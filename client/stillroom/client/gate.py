@@ -2,31 +2,23 @@
 
 ``decide`` is the rule: what was asked, what the runner answered, what leaves. ``Gate`` adds the
 order: know all of it, decide, write the ledger and wait for the disk, only then hand it out. What
-leaves is never the runner's message: the gate frames a message of its own, whose every field comes
-from the server's request, around objects that it has read and found to be what they must be.
+leaves is never what the runner made: its message is replaced by one of ours, whose every field comes
+from the server's request or was found to be what it must be, and its file by the outbox's own.
 """
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from hashlib import sha256
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 from flwr.app import Message
 
 from stillroom.client.ledger import Entry, Ledger
+from stillroom.client.outbox import Outbox, Sealed
 from stillroom.client.outgoing import Outgoing, content_reply, error_reply
 from stillroom.common.errors import CODES, ContractError, StillroomError
-from stillroom.common.messages import LABEL, MESSAGE_TYPES, Reply
-from stillroom.common.parcel import SMALL, Fetch, Parcel, open_parcel
+from stillroom.common.messages import MESSAGE_TYPES, ModelRef, Reply, reply_of, task_of
+from stillroom.common.parcel import Fetch, Parcel, open_parcel
 from stillroom.common.study import PreparedStudy
-from stillroom.common.tensorfile import header, views
-from stillroom.common.update import (
-    check_header,
-    check_reply,
-    expected_manifest,
-    expected_weights,
-    outside,
-)
+from stillroom.common.update import check_reply, check_task
 
 KINDS = {message_type: kind for kind, message_type in MESSAGE_TYPES.items()}
 
@@ -43,12 +35,20 @@ class Request:
         kind: A key of ``messages.MESSAGE_TYPES``; empty when it is none of ours.
         stage: Empty for an inventory, or when it is none of ours.
         round: Likewise 0.
+        models: What goes with it, by stage.
     """
 
     message: Message
     kind: str = ""
     stage: str = ""
     round: int = 0
+    models: Mapping[str, ModelRef] = field(default_factory=dict)
+
+    @property
+    def base(self) -> str:
+        """Digest of the stage's own model, which an update must start from; empty for none."""
+        model = self.models.get(self.stage)
+        return "" if model is None else model.sha256
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,25 +65,19 @@ class Gate:
     Args:
         prepared: Every message is held against it.
         ledger: The courier is its one writer.
+        outbox: Where files that may leave are made.
         permit: Asked before a task is handed to the runner and again before its answer leaves.
     """
 
     def __init__(
-        self, prepared: PreparedStudy, ledger: Ledger, permit: Permit | None = None
+        self,
+        prepared: PreparedStudy,
+        ledger: Ledger,
+        outbox: Outbox,
+        permit: Permit | None = None,
     ) -> None:
-        self._prepared, self._ledger, self._permit = prepared, ledger, permit
-
-    @property
-    def most_bytes(self) -> int:
-        """Of all arrays of the largest task in the study: its stage's and its teachers'."""
-        sizes = {
-            name: stage.manifest.nbytes + len(header(stage.manifest.layout))
-            for name, stage in self._prepared.stages.items()
-        }
-        return max(
-            sum(sizes.get(name, 0) for name in (stage.name, *stage.teachers))
-            for stage in self._prepared.study.stage
-        )
+        self._prepared, self._ledger, self._outbox = prepared, ledger, outbox
+        self._permit = permit
 
     def admit(self, message: Message, fetch: Fetch) -> Request | Outgoing:
         """Hold a request against the study before the runner sees it.
@@ -94,15 +88,15 @@ class Gate:
         try:
             if self._permit is not None:
                 self._permit()
-            request = admit_request(message, fetch, self._prepared, self.most_bytes)
+            request = admit_request(message, fetch, self._prepared)
         except StillroomError as error:
             return self._enter(refuse(Request(message), error.code, self._prepared))
         self._ledger.append(_entry(request, self._prepared, kind="task"))
         return request
 
-    def turn_away(self, message: Message, code: str) -> Outgoing:
-        """The refusal of a message that could not even be brought here whole."""
-        return self._enter(refuse(Request(message), code, self._prepared))
+    def turn_away(self, request: Request, code: str) -> Outgoing:
+        """The refusal of a task that could not be brought here whole, or that nobody does."""
+        return self._enter(refuse(request, code, self._prepared))
 
     def release(self, request: Request, reply_id: str, fetch: Fetch) -> Outgoing:
         """Decide on the runner's reply and write the ledger; what is returned may leave.
@@ -113,7 +107,7 @@ class Gate:
         try:
             if self._permit is not None:
                 self._permit()
-            decision = decide(request, reply_id, fetch, self._prepared)
+            decision = decide(request, reply_id, fetch, self._outbox)
         except StillroomError as error:
             decision = refuse(request, error.code, self._prepared)
         return self._enter(decision)
@@ -129,83 +123,88 @@ class Gate:
         return decision.outgoing
 
 
-def admit_request(
-    message: Message, fetch: Fetch, prepared: PreparedStudy, most_bytes: int
-) -> Request:
+def admit_request(message: Message, fetch: Fetch, prepared: PreparedStudy) -> Request:
     """What a message from the server asks for.
 
     Raises:
         ContractError: STR-300, no task of ours: an unknown type, a record, setting or file that
-            no task has; STR-301, its tensors are not the manifest's.
+            no task has; STR-301, its models are not of the manifest's size.
         TrustError: STR-205, outside the study.
     """
     kind = KINDS.get(message.metadata.message_type)
     if kind is None:
         raise ContractError("A message of an unknown type.", fix="Ask the operator what it is.")
-    parcel = open_parcel(message.metadata.message_id, fetch, limit=most_bytes)
-    task = parcel.settings.get("task", {})
-    study, stage, number = (task.get(name) for name in ("study", "stage", "round"))
-    if (
-        task.keys() != {"study", "stage", "round"}
-        or not (isinstance(study, str) and isinstance(stage, str) and type(number) is int)
-        or parcel.numbers
-        or parcel.settings.keys() != {"task"}
-        or parcel.metadata.message_type != message.metadata.message_type
-    ):
+    parcel = open_parcel(message.metadata.message_id, fetch)
+    if parcel.numbers or parcel.metadata.message_type != message.metadata.message_type:
         raise ContractError(
             "The message holds more, or less, than a task.", fix="Tell the operator."
         )
-    check_header(kind, study, stage, number, prepared)
-    wanted = expected_weights(kind, stage, prepared)
-    names = {
-        name: "weights" if kind != LABEL and name == stage else f"teacher.{name}" for name in wanted
-    }
-    if parcel.files.keys() != set(names.values()):
-        raise outside("other weights than the stage has")
-    for name, manifest in wanted.items():
-        _require_layout(parcel.files[names[name]], header(manifest.layout), manifest.nbytes)
-    return Request(message, kind, stage, number)
+    task = task_of(parcel.settings)
+    check_task(kind, task, prepared)
+    return Request(message, kind, task.stage, task.round, dict(task.models))
 
 
-def decide(request: Request, reply_id: str, fetch: Fetch, prepared: PreparedStudy) -> Decision:
-    """What leaves in answer to ``request``. No side effect but those of ``fetch``.
+def decide(request: Request, reply_id: str, fetch: Fetch, outbox: Outbox) -> Decision:
+    """What leaves in answer to ``request``.
+
+    The only side effects are those of ``fetch`` and what the outbox keeps in its folder.
 
     Args:
         request: As admitted.
         reply_id: Object id of the runner's message.
         fetch: Brings one object of it; must have checked its name against its bytes.
-        prepared: The study.
+        outbox: Makes the file that leaves; it knows the study.
 
     Raises:
         StillroomError: The reply is refused, for the reason in its code.
     """
-    manifest = expected_manifest(request.kind, request.stage, prepared)
-    # Twice what is expected: enough to say by its name what is wrong with most that is too large.
-    limit = 0 if manifest is None else 2 * (manifest.nbytes + SMALL)
-    parcel = open_parcel(reply_id, fetch, limit=limit)
+    parcel = open_parcel(reply_id, fetch)
     _require_answer(parcel, request)
     if parcel.reason is not None:
         if parcel.reason not in CODES:
             raise ContractError(
                 "An error reply holds more than a code.", fix="See the runner's log."
             )
-        entry = _entry(request, prepared, code=parcel.reason)
+        entry = _entry(request, outbox.prepared, code=parcel.reason)
         return Decision(error_reply(request.message, parcel.reason), entry)
-    file = b"".join(parcel.files.get("weights", ()))
-    reply = _reply(parcel, file)
-    with ThreadPoolExecutor(1) as other:  # the second of two looks at everything, side by side
-        digest = other.submit(lambda: sha256(file).hexdigest())
-        norm = check_reply(request.kind, request.stage, reply, prepared)
+    if any(list(numbers) != sorted(numbers) for numbers in parcel.numbers.values()):
+        raise ContractError("The reply's numbers are not in order.", fix="See the runner's log.")
+    given = reply_of(parcel.settings, parcel.numbers)
+    reply, sealed = leaving(request.kind, request.stage, request.round, given, outbox, request.base)
     entry = _entry(
         request,
-        prepared,
-        content=digest.result() if file else "",
-        bytes=len(file),
-        norm=norm,
+        outbox.prepared,
+        **_file_facts(sealed),
         samples=dict(reply.samples),
         metrics=dict(reply.metrics),
     )
-    return Decision(content_reply(request.message, parcel), entry)
+    return Decision(content_reply(request.message, reply, sealed), entry)
+
+
+def leaving(
+    kind: str, stage: str, number: int, given: Reply, outbox: Outbox, base: str
+) -> tuple[Reply, Sealed | None]:
+    """What leaves in place of a runner's reply, and the file that goes with it.
+
+    Also where there is no network: a rehearsal in one process goes through the same gate.
+
+    Args:
+        kind: A key of ``messages.MESSAGE_TYPES``.
+        stage: Stage asked for; empty for an inventory.
+        number: Its round.
+        given: The runner's reply; nothing in it is trusted.
+        outbox: Makes the file.
+        base: Digest of the model that went with the task; empty for none.
+
+    Raises:
+        StillroomError: Nothing leaves, for the reason in its code.
+    """
+    # The runner's own file is plain, whatever is made of it here.
+    check_reply(kind, stage, given, outbox.prepared, base=base, encoding="fp32")
+    if given.update is None:
+        return given, None
+    sealed = outbox.seal(stage, number, given.update)
+    return replace(given, update=sealed.ref), sealed
 
 
 def refuse(request: Request, code: str, prepared: PreparedStudy) -> Decision:
@@ -239,36 +238,17 @@ def _require_answer(parcel: Parcel, request: Request) -> None:
         )
 
 
-def _reply(parcel: Parcel, file: bytes) -> Reply:
-    """The reply in a parcel, whose records are exactly a reply's and in their order."""
-    if parcel.settings or parcel.records not in {("metrics",), ("metrics", "weights", "samples")}:
-        raise ContractError(
-            "The reply holds records that are not part of a reply.", fix="See the runner's log."
-        )
-    if any(list(numbers) != sorted(numbers) for numbers in parcel.numbers.values()):
-        raise ContractError("The reply's numbers are not in order.", fix="See the runner's log.")
-    try:
-        weights = views(file) if parcel.files else None
-        samples, metrics = parcel.numbers.get("samples", {}), parcel.numbers["metrics"]
-    except (KeyError, ValueError) as error:
-        raise ContractError(
-            "The reply's weights are not one safetensors file.", fix="See the runner's log."
-        ) from error
-    return Reply(weights, samples, metrics)
-
-
-def _require_layout(file: tuple[memoryview, ...], head: bytes, nbytes: int) -> None:
-    """Only the beginning is read: the values are the runner's affair, which uses them."""
-    beginning = b""
-    for chunk in file:
-        if len(beginning) < len(head):
-            beginning += chunk[: len(head) - len(beginning)]
-    if sum(map(len, file)) != len(head) + nbytes or beginning != head:
-        raise ContractError(
-            "The task's tensors are not the ones of its stage.",
-            fix="Ask the operator which study is running.",
-            code="STR-301",
-        )
+def _file_facts(sealed: Sealed | None) -> dict[str, object]:
+    """The ledger's words on the file that leaves."""
+    if sealed is None:
+        return {}
+    ref = sealed.ref
+    return {
+        "content": ref.sha256,
+        "bytes": ref.nbytes,
+        "encoding": ref.encoding,
+        "norm": sealed.norm,
+    }
 
 
 def _entry(request: Request, prepared: PreparedStudy, **facts: object) -> Entry:

@@ -13,13 +13,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, BinaryIO, Literal, Self
+from typing import Annotated, Any, BinaryIO, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from stillroom.common.canonical import canonical_bytes
 from stillroom.common.errors import CODES, ResourceError, TrustError
 
+NAME = "ledger.jsonl"
+"""In the courier's own folder."""
 FIRST = "0" * 64
 """What the first line has in place of the hash of a line before it."""
 LONGEST = 1 << 20
@@ -150,9 +152,7 @@ class Ledger:
         if self._file < 0:
             raise _disk_failed()
         sequence = self._sequence
-        line = canonical_bytes(
-            entry.model_dump(mode="json") | {"sequence": sequence, "prev": self._head}
-        )
+        line = canonical_bytes(_fields(entry) | {"sequence": sequence, "prev": self._head})
         try:
             rest = line + b"\n"
             while rest:
@@ -269,12 +269,20 @@ def _parse(raw: bytes, number: int) -> Line:
     """One line; it must be exactly what ``append`` writes for what it says."""
     try:
         line = Line.model_validate_json(raw)
-        same = canonical_bytes(line.model_dump(mode="json")) == raw
+        same = canonical_bytes(_fields(line)) == raw
     except (ValidationError, ValueError, RecursionError) as error:
         raise damaged(number) from error
     if not same or (line.code and line.code not in CODES):
         raise damaged(number)
     return line
+
+
+def _fields(entry: Entry) -> dict[str, Any]:
+    """What a line says. Lines from before there were encodings hold: no encoding is left unsaid."""
+    fields = entry.model_dump(mode="json")
+    if not entry.encoding:
+        del fields["encoding"]
+    return fields
 
 
 def damaged(number: int) -> TrustError:

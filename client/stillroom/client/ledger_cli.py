@@ -16,9 +16,6 @@ if TYPE_CHECKING:
 
 ledger = command_group(__doc__)
 
-NAME = "ledger.jsonl"
-"""In the courier's state folder."""
-
 Config = Annotated[
     Path | None, typer.Option("--config", "-c", help="The site's site.toml.", show_default=False)
 ]
@@ -74,6 +71,7 @@ def verify(config: Config = None, file: File = None) -> None:
 
 def _path(config: Path | None, file: Path | None) -> Path:
     from stillroom.client.config import SiteConfig
+    from stillroom.client.ledger import NAME
 
     if (config is None) == (file is None):
         raise ConfigError("Which ledger is not clear.", fix="Give either --config or --file.")
@@ -90,7 +88,7 @@ def _path(config: Path | None, file: Path | None) -> Path:
 def _print(console: "Console", lines: "list[Line]") -> None:
     from rich.table import Table
 
-    table = Table("#", "time (UTC)", "what", "stage", "round", "MiB", "norm", "cases", "why")
+    table = Table("#", "time (UTC)", "what", "stage", "round", "MiB", "as", "norm", "cases", "why")
     for line in lines:
         table.add_row(
             str(line.sequence),
@@ -99,6 +97,7 @@ def _print(console: "Console", lines: "list[Line]") -> None:
             line.stage,
             str(line.round or ""),
             f"{line.bytes / 2**20:.2f}" if line.bytes else "",
+            line.encoding,
             f"{line.norm:.4g}" if line.norm else "",
             str(max(line.samples.values())) if line.samples else "",
             line.code,

@@ -22,7 +22,6 @@ def courier(config: Config, follow_parent: FollowParent = None) -> None:
     from stillroom.client.agreement import Agreement
     from stillroom.client.config import SiteConfig
     from stillroom.client.courier import CourierSettings, run_courier
-    from stillroom.client.ledger_cli import NAME
     from stillroom.common.lifetime import follow, stop_on_signals
     from stillroom.common.logs import to_stderr
 
@@ -40,7 +39,10 @@ def courier(config: Config, follow_parent: FollowParent = None) -> None:
             runtime_port=site.runtime_port,
             secret=site.read_secret(),
             agreement=Agreement.open(site),
-            ledger=site.courier_state / NAME,
+            state=site.courier_state,
+            exchange=site.exchange,
+            study=site.study,
+            runner_grace_s=site.runner_grace_s,
             poll_s=site.poll_s,
         ),
         stop,

@@ -1,11 +1,11 @@
 """A Flower message as the objects it travels in, opened without trusting one of them.
 
 Flower moves a message as a tree of objects, each named by the SHA-256 of its bytes: the message,
-its records, and for an array its chunks. Flower's own decoder believes the tree: an array that
-lists one chunk a million times takes five terabytes, a text where a number should be ends in an
-error of any kind, and what a decoder skips (unknown fields, white space, a second spelling of a
-length) travels on unseen. Here the depth is fixed, sizes are bounded before anything is
-fetched, and every object must be byte for byte the one Flower writes for what was read out of it.
+its content, its records. Flower's own decoder believes the tree: an array that lists one chunk a
+million times takes five terabytes, a text where a number should be ends in an error of any kind,
+and what a decoder skips (unknown fields, white space, a second spelling of a length) travels on
+unseen. Here there are no arrays at all, the depth is fixed, and every object is small and must be
+byte for byte the one Flower writes for what was read out of it.
 """
 
 import json
@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flwr.app import ConfigRecord, MetricRecord
-from flwr.common.constant import FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE
 from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.message_pb2 import Metadata
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
@@ -25,9 +24,8 @@ from stillroom.common.errors import ContractError
 Fetch = Callable[[str], bytes]
 """Object id -> its bytes, whose SHA-256 has been found to be that id."""
 
-CHUNK = FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE
 SMALL = 1 << 20
-"""Bytes of the largest object that is no chunk."""
+"""Bytes of the largest object."""
 MOST_RECORDS = 64
 _OBJECT_ID = re.compile(r"[0-9a-f]{64}")
 
@@ -39,40 +37,28 @@ class Parcel:
     Attributes:
         metadata: As the sender wrote it.
         reason: Of an error reply, which has no content; None for any other.
-        root: Object id of the content; empty for an error reply.
-        records: Names of the records, in order.
         numbers: Metric records by name.
         settings: Config records by name.
-        files: The one file of each array record, in chunks, by name of the record.
-        objects: Everything that makes up the content, by object id, children before parents.
-        children: Object id -> those of its parts.
     """
 
     metadata: Metadata = field(default_factory=Metadata)
     reason: str | None = None
-    root: str = ""
-    records: tuple[str, ...] = ()
     numbers: dict[str, dict[str, Any]] = field(default_factory=dict)
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
-    files: dict[str, tuple[memoryview, ...]] = field(default_factory=dict)
-    objects: dict[str, bytes] = field(default_factory=dict)
-    children: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-def open_parcel(message_id: str, fetch: Fetch, *, limit: int) -> Parcel:
+def open_parcel(message_id: str, fetch: Fetch) -> Parcel:
     """Read a message out of its objects.
 
     Args:
         message_id: Object id of the message itself.
         fetch: Brings one object; what it raises passes through.
-        limit: Bytes of all arrays together.
 
     Raises:
-        ContractError: STR-300, it is not a message of ours; STR-301, its arrays are larger than
-            ``limit``. Quotes nothing of it.
+        ContractError: STR-300, it is not a message of ours. Quotes nothing of it.
     """
     try:
-        return _Opening(fetch, limit).message(message_id)
+        return _Opening(fetch).message(message_id)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         raise _broken() from error
     except (DecodeError, RecursionError, OverflowError) as error:
@@ -102,9 +88,8 @@ def split(content: bytes) -> tuple[str, tuple[str, ...], memoryview]:
 class _Opening:
     """One parcel being opened; every step raises ValueError where something is not as it should."""
 
-    def __init__(self, fetch: Fetch, limit: int) -> None:
+    def __init__(self, fetch: Fetch) -> None:
         self._fetch = fetch
-        self._left = limit
         self._parcel = Parcel()
 
     def message(self, message_id: str) -> Parcel:
@@ -120,8 +105,8 @@ class _Opening:
             _need(not children)
             self._parcel.reason = proto.error.reason
             return self._parcel
-        (self._parcel.root,) = children
-        self._content(self._parcel.root)
+        (root,) = children
+        self._content(root)
         return self._parcel
 
     def _content(self, object_id: str) -> None:
@@ -130,18 +115,13 @@ class _Opening:
         references = _mapping(body)
         _need(kind == "RecordDict" and len(references) <= MOST_RECORDS)
         _need(children == tuple(dict.fromkeys(references.values())))
-        self._parcel.records = tuple(references)
         for name, child in references.items():
             self._record(name, child)
         _need(content == frame(kind, children, json.dumps(references).encode()))
-        self._keep(object_id, content, children)
 
     def _record(self, name: str, object_id: str) -> None:
         content = self._small(object_id)
         kind, children, _ = split(content)
-        if kind == "ArrayRecord":
-            self._array_record(name, object_id, content)
-            return
         _need(not children)
         if kind == "MetricRecord":
             numbers = MetricRecord.inflate(content)
@@ -153,64 +133,12 @@ class _Opening:
             self._parcel.settings[name] = dict(settings)
         else:
             raise ValueError("a record of another kind")
-        self._keep(object_id, content, ())
-
-    def _array_record(self, name: str, object_id: str, content: bytes) -> None:
-        """One array, and that is the bytes of a safetensors file."""
-        _, children, body = split(content)
-        references = _mapping(body)
-        ((file, array),) = references.items()
-        _need(file == "safetensors" and children == (array,))
-        _need(content == frame("ArrayRecord", children, json.dumps(references).encode()))
-        self._parcel.files[name] = self._array(array)
-        self._keep(object_id, content, children)
-
-    def _array(self, object_id: str) -> tuple[memoryview, ...]:
-        content = self._small(object_id)
-        _, children, body = split(content)
-        layout = json.loads(bytes(body))
-        (size,), numbers = layout["shape"], layout["arraychunk_ids"]
-        _need(type(size) is int and size >= 0 and all(type(n) is int and n >= 0 for n in numbers))
-        if size > self._left:
-            raise ContractError(
-                "The message is larger than its stage's tensors.",
-                fix="Check that site and server run the same release.",
-                code="STR-301",
-            )
-        self._left -= size
-        # As many chunks as these bytes need: a chunk may come twice, but never fill a disk.
-        _need(len(numbers) == -(-size // CHUNK))
-        chunks = [children[number] for number in numbers]
-        _need(children == tuple(dict.fromkeys(chunks)))
-        layout = {
-            "dtype": "uint8",
-            "shape": [size],
-            "stype": "safetensors",
-            "arraychunk_ids": numbers,
-        }
-        _need(content == frame("Array", children, json.dumps(layout).encode()))
-        data = tuple(
-            self._chunk(chunk, min(CHUNK, size - at * CHUNK)) for at, chunk in enumerate(chunks)
-        )
-        self._keep(object_id, content, children)
-        return data
-
-    def _chunk(self, object_id: str, size: int) -> memoryview:
-        content = self._parcel.objects.get(object_id) or self._fetch(object_id)
-        kind, children, body = split(content)
-        _need(kind == "ArrayChunk" and not children and len(body) == size)
-        self._keep(object_id, content, ())
-        return body
 
     def _small(self, object_id: str) -> bytes:
         _need(_OBJECT_ID.fullmatch(object_id) is not None)
         content = self._fetch(object_id)
         _need(len(content) <= SMALL)
         return content
-
-    def _keep(self, object_id: str, content: bytes, children: tuple[str, ...]) -> None:
-        self._parcel.objects[object_id] = content
-        self._parcel.children[object_id] = children
 
 
 def _mapping(body: memoryview) -> Mapping[str, str]:

@@ -1,0 +1,133 @@
+"""A task in the runner's hands: given, watched, and given again when the runner it was with is gone.
+
+Flower notices a dead runner by its missed heartbeats, after minutes, and then answers for it. Here
+the runner holds a lock that the operating system lets go of with the process, so it is known at once.
+"""
+
+import time
+from dataclasses import dataclass, field
+
+from flwr.app import Context, Message, RecordDict
+from flwr.common.constant import Status, SubStatus
+from flwr.proto.message_pb2 import ObjectTree
+from flwr.supercore.constant import TaskType
+from flwr.supercore.fab import Fab
+from flwr.supercore.object_store import ObjectStore
+from flwr.supercore.run import Run
+from flwr.supernode.nodestate import NodeState
+
+from stillroom.client.exchange import ExchangeFolder, runner_present
+
+EMPTY_FAB = Fab("", b"", {})
+
+
+class RunnerAway(Exception):  # noqa: N818  # it says what happened, it is no failure of ours
+    """There was no runner for as long as is put up with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What is to be done, kept for a second time.
+
+    Attributes:
+        message: Without its content.
+        tree: Its objects' names.
+        objects: Those objects.
+        node: This site's Flower node.
+    """
+
+    message: Message
+    tree: ObjectTree
+    objects: dict[str, bytes]
+    node: int
+
+
+@dataclass(slots=True)
+class Handover:
+    """One task in the runner's hands.
+
+    Attributes:
+        work: The task.
+        state: Where the runner finds its task.
+        store: Where it finds the objects.
+        exchange: Where it says that it lives.
+        grace_s: How long no runner at all is put up with.
+        task: Flower's number of it.
+        holder: Boot id of the runner that has taken it; empty for none.
+        last_seen: When a runner was there last (monotonic clock).
+    """
+
+    work: Work
+    state: NodeState
+    store: ObjectStore
+    exchange: ExchangeFolder
+    grace_s: float
+    task: int = 0
+    holder: str = ""
+    last_seen: float = field(default_factory=time.monotonic)
+
+    def give(self) -> None:
+        """Put the message where the runner finds it, with a run that carries no code."""
+        run_id = self.work.message.metadata.run_id
+        for name in self.store.preregister(run_id, self.work.tree):
+            self.store.put(name, self.work.objects[name])
+        if self.state.get_run(run_id) is None:
+            run = Run.create_empty(run_id)
+            run.fab_hash = self.state.store_fab(EMPTY_FAB)
+            run.series_id = run_id
+            context = Context(
+                run_id=run_id,
+                node_id=self.work.node,
+                node_config={},
+                state=RecordDict(),
+                run_config={},
+            )
+            self.state.set_run_series_context(run_id, context)
+            self.state.store_run(run)
+        self.state.store_message(self.work.message)
+        # The task is what the runner takes; it comes last, so that a runner never finds half a
+        # message.
+        created = self.state.create_task(
+            task_type=TaskType.CLIENT_APP,
+            run_id=run_id,
+            fab_hash=self.state.store_fab(EMPTY_FAB),
+        )
+        self.task, self.holder = created or 0, ""
+
+    def withdraw(self) -> None:
+        """Nobody is to do it any more; a runner that still does is not listened to."""
+        message_id = self.work.message.metadata.message_id
+        # What a task is finished with is told to no one; the runner's token ends with it.
+        self.state.finish_task(self.task, SubStatus.FAILED, "")
+        self.state.delete_messages(message_ids=[message_id])
+        self.store.delete(message_id)
+
+    def give_again(self) -> None:
+        """To whoever takes it next."""
+        self.withdraw()
+        self.give()
+
+    def look_after(self) -> bool:
+        """Give it again when the runner that took it lives no more; True when that was so.
+
+        Raises:
+            RunnerAway: There was none for ``grace_s``.
+        """
+        present, now = runner_present(self.exchange), time.monotonic()
+        if present == "":
+            return False  # it is starting this very moment
+        if present is not None:
+            self.last_seen = now
+        elif now - self.last_seen > self.grace_s:
+            raise RunnerAway
+        if not self._is_taken():
+            return False
+        self.holder = self.holder or present or "nobody"
+        if self.holder == present:
+            return False
+        self.give_again()
+        return True
+
+    def _is_taken(self) -> bool:
+        tasks = self.state.get_tasks(task_ids=[self.task])
+        return bool(tasks) and tasks[0].status.status != Status.PENDING

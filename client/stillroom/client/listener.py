@@ -1,0 +1,53 @@
+"""Flower's Runtime API for the runner: on loopback, and to nobody without the shared secret."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from typing import Protocol
+
+import uvicorn
+from flwr.supernode.main import create_app
+from flwr.supernode.nodestate import NodeStateFactory
+
+from stillroom.client.sockets import loopback_listener
+
+
+class Shared(Protocol):
+    """What courier and runner both know."""
+
+    @property
+    def runtime_port(self) -> int:
+        """Loopback port."""
+        ...
+
+    @property
+    def secret(self) -> bytes:
+        """Shown by the runner."""
+        ...
+
+
+@contextlib.contextmanager
+def runtime_listener(states: NodeStateFactory, settings: Shared) -> Iterator[None]:
+    """Open while the block lasts; a task is handed out only against the secret.
+
+    Raises:
+        ResourceError: STR-501 when the port is taken.
+    """
+    with loopback_listener(settings.runtime_port) as listener:
+        server = uvicorn.Server(
+            uvicorn.Config(
+                create_app(state_factory=states, superexec_auth_secret=settings.secret),
+                log_level="warning",
+                access_log=False,
+            )
+        )
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        while not server.started and thread.is_alive():
+            time.sleep(0.02)
+        try:
+            yield
+        finally:
+            server.should_exit = True
+            thread.join(timeout=5)
