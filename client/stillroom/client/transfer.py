@@ -1,15 +1,65 @@
-"""Files of weights over the line: fetched and sent in pieces, each file checked by its digest."""
+"""Files of weights over the line: fetched and sent in pieces, each file checked by its digest.
 
+A file is named by the SHA-256 of its bytes. That makes everything repeatable: what a broken line
+has carried counts, on both sides and across restarts, and what arrives whole is right or is thrown
+away.
+"""
+
+import contextlib
+import http.client
+import json
+import logging
+import random
 import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
+
+from stillroom.client.cargo import Incoming, Outgoing
+from stillroom.client.carriage import Stopped
+from stillroom.client.connection import Dialler, Refused, failure, meaning
+from stillroom.common.errors import ContractError
+
+log = logging.getLogger(__name__)
+
+PREFIX = "/v1/stillroom/"
+PIECE = 128 * 1024
+"""Bytes moved at a time; at most one piece that has arrived is lost with a line."""
+RETRY_FIRST_S, RETRY_MOST_S = 0.2, 2.0
+MOST_WRONG = 2
+"""Whole files of another digest before it is no accident."""
+MOST_WORDS = 1 << 16
+"""Longest answer that is no file, in bytes."""
+
+
+class Patience:
+    """The pauses between attempts: longer each time, short again after progress."""
+
+    def __init__(self, stop: threading.Event) -> None:
+        self._stop, self._pause = stop, RETRY_FIRST_S
+
+    def progress(self) -> None:
+        """Something got through."""
+        self._pause = RETRY_FIRST_S
+
+    def wait(self) -> None:
+        """Wait before the next attempt.
+
+        Raises:
+            Stopped: We were told to stop.
+        """
+        # Sites that lose the server together should not come back together.
+        if self._stop.wait(self._pause * random.uniform(0.8, 1.2)):  # noqa: S311  # no secret
+            raise Stopped
+        self._pause = min(self._pause * 2, RETRY_MOST_S)
 
 
 class Transfer:
     """Fetches published files and sends a site's own; a broken line is waited out.
 
-    May be used from several threads at once.
+    May be used from several threads at once, for different files.
     """
 
     def __init__(
@@ -28,7 +78,8 @@ class Transfer:
             stop: Ends every waiting.
             check: Called before each retry; raises when this site's own certificate is the reason.
         """
-        self._server, self._context, self._stop, self._check = server, context, stop, check
+        self._dialler = Dialler(server, context)
+        self._stop, self._check = stop, check
 
     def fetch(self, sha256: str, nbytes: int, into: Path) -> int:
         """Bring a published file to ``into``, durably; returns how many bytes came over the line.
@@ -47,7 +98,21 @@ class Transfer:
             TrustError: STR-201, STR-206; this site or the server is not who it should be.
             ResourceError: STR-503, the disk of this site; STR-506, the proxy.
         """
-        raise NotImplementedError
+        part, came = into.with_name(f"{into.name}.part"), 0
+        for _ in range(MOST_WRONG):
+            with contextlib.closing(Incoming(part, nbytes)) as incoming:
+                self._persist(partial(self._fill, incoming, sha256))
+                came += incoming.came
+                if incoming.digest.hexdigest() == sha256:
+                    incoming.put(into)
+                    return came
+            # Perhaps what an earlier attempt left was damaged; once more from the start, then.
+            part.unlink(missing_ok=True)
+        raise ContractError(
+            "A file of weights from the server does not have the digest it is named by.",
+            fix="Ask the operator to restore or to restart the study; nothing of it was used.",
+            code="STR-311",
+        )
 
     def send(self, sha256: str, path: Path, nbytes: int) -> int:
         """Have the server hold ``path``; returns how many bytes went over the line.
@@ -64,9 +129,11 @@ class Transfer:
             ContractError: STR-311, what arrives is not what its name says; STR-312, the file is
                 larger than the server takes.
             TrustError: STR-201, STR-206; this site or the server is not who it should be.
-            ResourceError: STR-506, the proxy.
+            ResourceError: STR-503, the file cannot be read; STR-506, the proxy.
         """
-        raise NotImplementedError
+        with contextlib.closing(Outgoing(path, sha256, nbytes)) as outgoing:
+            self._persist(partial(self._pour, outgoing))
+            return outgoing.went
 
     def arrive(self) -> None:
         """Tell the server that this courier has (re)started, so that it asks again.
@@ -76,7 +143,111 @@ class Transfer:
             TrustError: STR-201, STR-206; this site or the server is not who it should be.
             ResourceError: STR-506, the proxy.
         """
-        raise NotImplementedError
+        self._persist(self._tell)
 
     def close(self) -> None:
         """Close connections that are kept open for the next file."""
+        self._dialler.close()
+
+    def _persist(self, attempt: Callable[[Patience], bool]) -> None:
+        """Repeat ``attempt`` until it says that all is done."""
+        patience = Patience(self._stop)
+        while not self._stop.is_set():
+            try:
+                if attempt(patience):
+                    return
+            except Refused as error:
+                if (told := meaning(error, self._dialler.server)) is not None:
+                    raise told from error
+                log.warning("transfer.retry", extra={"code": error.code or None})
+            except (OSError, http.client.HTTPException) as error:
+                if (meant := failure(error, self._dialler.server)) is not None:
+                    raise meant from error
+                self._check()
+                log.info("transfer.retry")
+            patience.wait()
+        raise Stopped
+
+    def _tell(self, _: Patience) -> bool:
+        self._ask("POST", "arrive")
+        return True
+
+    def _fill(self, incoming: Incoming, sha256: str, patience: Patience) -> bool:
+        if incoming.held == incoming.total:
+            return True
+        with self._connection() as line:
+            headers = {"Range": f"bytes={incoming.held}-"} if incoming.held else {}
+            line.request("GET", f"{PREFIX}blob/{sha256}", headers=headers)
+            answer = line.getresponse()
+            if answer.status not in {200, 206}:
+                _read(answer)
+            if incoming.held and answer.status == 200:
+                incoming.restart()  # somebody on the way does not do ranges
+            if answer.length != incoming.total - incoming.held:
+                raise Refused(404, "STR-311")
+            view = memoryview(bytearray(PIECE))
+            while count := answer.readinto(view):
+                incoming.add(view[:count])
+                patience.progress()
+                if self._stop.is_set():
+                    raise Stopped
+        return incoming.held == incoming.total
+
+    def _pour(self, outgoing: Outgoing, patience: Patience) -> bool:
+        name = f"upload/{outgoing.sha256}"
+        said = self._ask("GET", f"{name}?total={outgoing.total}")
+        have = said.get("have")
+        if said.get("complete") is True:
+            return True
+        if type(have) is not int or not 0 <= have <= outgoing.total:
+            raise Refused(404, "")
+        with self._connection() as line:
+            line.putrequest("PUT", f"{PREFIX}{name}?offset={have}&total={outgoing.total}")
+            line.putheader("Content-Length", str(outgoing.total - have))
+            line.endheaders()
+            for piece in outgoing.pieces(have, memoryview(bytearray(PIECE))):
+                line.sock.sendall(piece)
+                outgoing.went += len(piece)
+                patience.progress()
+                if self._stop.is_set():
+                    raise Stopped
+            try:
+                return _read(line.getresponse()).get("complete") is True
+            except Refused as error:
+                outgoing.wrong += error.status == 422
+                if error.status != 422 or outgoing.wrong >= MOST_WRONG:
+                    raise
+                return False
+
+    def _ask(self, method: str, path: str) -> dict[str, Any]:
+        with self._connection() as line:
+            line.request(method, PREFIX + path)
+            return _read(line.getresponse())
+
+    @contextlib.contextmanager
+    def _connection(self) -> Iterator[http.client.HTTPSConnection]:
+        line = self._dialler.take()
+        try:
+            yield line
+        except BaseException:
+            line.close()
+            raise
+        self._dialler.keep(line)
+
+
+def _read(answer: http.client.HTTPResponse) -> dict[str, Any]:
+    """What the server says in words.
+
+    Raises:
+        Refused: It says no, or not what it should.
+    """
+    text = answer.read(MOST_WORDS)
+    try:
+        said = json.loads(text)
+    except ValueError:
+        said = {}
+    if not isinstance(said, dict):
+        said = {}
+    if answer.status != 200:
+        raise Refused(answer.status, str(said.get("code", "")))
+    return said

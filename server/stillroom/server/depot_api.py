@@ -192,7 +192,7 @@ class DepotApi:
             size = stream.seek(0, 2)
             start = _start(scope)
             if start > size:
-                await answer(send, 416, {"code": "STR-300", "size": size})
+                await answer(send, 416, {"code": "STR-311"})
                 return
             stream.seek(start)
             headers = [
