@@ -322,10 +322,7 @@ def run_courier(settings: CourierSettings, stop: threading.Event) -> None:
     transfer = Transfer(
         settings.server, lambda: _client_context(settings), stop, check=edge.check_papers
     )
-    with (
-        Ledger(settings.state / NAME) as ledger,
-        runtime_listener(states, settings.runtime_port, settings.secret),
-    ):
+    with Ledger(settings.state / NAME) as ledger, runtime_listener(states, settings):
         if ledger.torn is not None:
             log.warning("ledger.torn", extra={"note": f"{ledger.torn.name} holds a torn line"})
         carriage = _carriage(edge, state, store, ledger, transfer, settings, stop)
