@@ -2,20 +2,18 @@
 
 Flower's client of the SuperLink decodes a whole message at once and believes an array that lists one
 chunk a million times; that message would take all memory of the study's process and end the study
-for everybody. The class that Flower looks up for arrays is replaced by one that counts first.
+for everybody. The class that Flower looks up for arrays is replaced by one that refuses them.
 """
 
-import json
 from functools import partial
 
 from flwr.app import Array
-from flwr.supercore.inflatable.inflatable_object import InflatableObject, get_object_body
+from flwr.supercore.inflatable.inflatable_object import InflatableObject
 from flwr.supercore.inflatable.inflatable_utils import inflatable_class_registry, pull_objects
 from flwr.superlink.grid import http_grid
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from typing_extensions import override
 
-from stillroom.common.parcel import CHUNK, SMALL
 from stillroom.common.study import StudySection
 
 UNREADABLE = (
@@ -34,38 +32,30 @@ FIRST_LOOK_S = 0.05
 """First pause for an object that has been announced; doubles up to one second."""
 
 
-class BoundedArray(Array):
-    """An array that is as long as it says it is, and no longer than any update of the study."""
-
-    limit = 0
-    """Bytes; set by ``bound_arrays``."""
+class NoArray(Array):
+    """Weights travel beside messages: an array inside one is none of ours, however long it says it is."""
 
     @classmethod
     @override
     def inflate(
         cls, object_content: bytes, children: dict[str, InflatableObject] | None = None
     ) -> Array:
-        """As ``Array.inflate``.
+        """Never anything.
 
         Raises:
-            ValueError: It is not one array of bytes, or lists other chunks than those bytes need.
+            ValueError: Always.
         """
-        body = json.loads(bytes(get_object_body(object_content, Array)))
-        (size,), chunks = body["shape"], body["arraychunk_ids"]
-        if body["dtype"] != "uint8" or not 0 <= size <= cls.limit:
-            raise ValueError("the array is larger than any update")
-        if len(chunks) != -(-size // CHUNK):
-            raise ValueError("the array's length and its chunks disagree")
-        array = Array.inflate(object_content, children)
-        if len(array.data) != size:
-            raise ValueError("the array is not as long as it says")
-        return array
+        raise ValueError("a message holds an array")
 
 
-def bound_arrays(study: StudySection) -> None:
-    """Have Flower use ``BoundedArray`` in this process from now on."""
-    BoundedArray.limit = int(study.max_update_mib * 2**20) + SMALL
-    inflatable_class_registry[Array.__qualname__] = BoundedArray
+def refuse_arrays() -> None:
+    """Have Flower use ``NoArray`` in this process from now on."""
+    inflatable_class_registry[Array.__qualname__] = NoArray
+
+
+def bound_arrays(_study: StudySection) -> None:
+    """As ``refuse_arrays``."""
+    refuse_arrays()
 
 
 def look_sooner() -> None:
