@@ -108,10 +108,27 @@ def _do_task(settings: RunnerSettings, token: str, stop: threading.Event) -> Non
                 # Our own end is no failure of the site: the next runner is given the task again.
                 log.info("runner.task_left")
                 return
-            push_message(client, reply, context)
+            _deliver(client, reply, context, stop)
         finally:
             # A task that is left open would become an error of Flower's own after a while.
             push_task_output(client, context, SubStatus.COMPLETED, "")
+
+
+def _deliver(
+    client: RuntimeHttpClient, reply: Message, context: Context, stop: threading.Event
+) -> None:
+    """Push until the courier has all of it; a part that it has is not pushed again.
+
+    Raises:
+        HTTPError: The courier does not know the task (any more), or we are told to stop.
+    """
+    while True:
+        try:
+            return push_message(client, reply, context)
+        except httpx.TransportError:
+            # Too busy or halted, or gone: then its next life refuses our token.
+            if stop.wait(RETRY_S):
+                raise
 
 
 @contextlib.contextmanager

@@ -1,8 +1,9 @@
 """The same ServerApp and ClientApp in one process: no port, no key, no Ray.
 
 Flower's Grid is an abstract class and both apps are plain callables. Every message still takes the
-trip through Flower's serialisation, so that no site can alias another's arrays and whatever
-does not survive the wire does not survive here either.
+trip through Flower's serialisation, so that whatever does not survive the wire does not survive
+here either; and every file takes the trip through the depot, the courier's store of models, the
+gate's checks and the outbox. What is missing is the line between them.
 
 What it relies on in flwr 1.41 is held by tests/deploy/test_local_grid.py.
 """
@@ -21,10 +22,9 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 from typing_extensions import override
 
-from stillroom.client.app import SITE_CONFIG
-from stillroom.client.app import app as client_app
-from stillroom.client.runner import answer
+from stillroom.deploy.local_site import LocalSite
 from stillroom.server.app import app as server_app
+from stillroom.server.depot import Depot
 
 RUN_ID = 1
 FIRST_NODE = 100
@@ -36,10 +36,12 @@ class LocalGrid(Grid):
 
     Args:
         sites: Site name -> its site.toml.
+        depot: Where files wait, on the server's side.
         stop: Set from outside to make every further message fail.
     """
 
     sites: Mapping[str, Path]
+    depot: Depot
     stop: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
@@ -47,13 +49,9 @@ class LocalGrid(Grid):
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = RUN_ID, 1, 1
         self._replies: dict[str, Message] = {}
         self._names = dict(enumerate(sorted(self.sites), FIRST_NODE))
-        self._contexts = {
-            node: Context(
-                run_id=RUN_ID,
-                node_id=node,
-                node_config={SITE_CONFIG: str(self.sites[name])},
-                state=RecordDict(),
-                run_config={},
+        self._sites = {
+            node: LocalSite.open(
+                Context(RUN_ID, node, {}, RecordDict(), {}), self.sites[name], self.depot
             )
             for node, name in self._names.items()
         }
@@ -97,8 +95,8 @@ class LocalGrid(Grid):
             message.metadata.__dict__["_run_id"] = RUN_ID
             arrived = _through_wire(message)
             arrived.metadata.__dict__["_message_id"] = name
-            context = self._contexts[message.metadata.dst_node_id]
-            self._replies[name] = _through_wire(answer(client_app, arrived, context))
+            site = self._sites[message.metadata.dst_node_id]
+            self._replies[name] = _through_wire(site.answer(arrived))
             names.append(name)
         return names
 
@@ -118,17 +116,20 @@ def run_in_process(  # a study, where it is recorded, who takes part, who consen
     run: Path,
     sites: Mapping[str, Path],
     *,
+    depot: Path | None = None,
     registry: Path | None = None,
     stop: threading.Event,
 ) -> None:
     """Run a prepared study over ``sites`` (name -> site.toml), recording into folder ``run``.
 
-    With a ``registry``, sites without consent in it are left out.
+    Files wait in ``depot``, or beside ``run``. With a ``registry``, sites without consent in it
+    are left out.
 
     Raises:
         StillroomError: As the study run does.
     """
-    grid = LocalGrid(sites, stop)
+    depot = depot or run.with_name(run.name + "-depot")
+    grid = LocalGrid(sites, Depot(depot), stop)
     context = Context(
         run_id=RUN_ID,
         node_id=0,
@@ -138,6 +139,7 @@ def run_in_process(  # a study, where it is recorded, who takes part, who consen
             "study": str(study),
             "run": str(run),
             "sites": ",".join(sorted(sites)),
+            "depot": str(depot),
             "poll-s": 0.01,
             "connect-s": 0.0,
             "registry": "" if registry is None else str(registry),
