@@ -17,5 +17,5 @@ def _load(name: str) -> ModuleType:
     return module
 
 
-for _name in ("attempts", "forgery", "smuggling"):
+for _name in ("fuzzing", "attempts", "forgery", "smuggling"):
     _load(_name)

@@ -1,13 +1,10 @@
 """Every paper that another party wrote ends in a verdict, whatever its bytes are.
 
 Study, signature, manifest, consent, consortium, request for a certificate, token, certificate.
-``STILLROOM_FUZZ_EXAMPLES`` says how many examples each; 50 when unset.
 """
 
+import base64
 import json
-import os
-import tracemalloc
-from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,12 +14,15 @@ import attempts
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from hypothesis import HealthCheck, given, settings
+from fuzzing import FUZZ, JSONISH, TEXT, damaged, like, verdict
+from hypothesis import given
 from hypothesis import strategies as st
 
 from stillroom.common.consent import Consent, Withdrawal, give, parse_record, record_bytes, standing
-from stillroom.common.consortium import make_consortium, read_consortium
+from stillroom.common.consortium import follow, make_consortium, read_consortium
 from stillroom.common.enrolment import (
+    DescriptionAnswer,
+    DescriptionQuestion,
     Enrol,
     KeyRequest,
     Kit,
@@ -33,7 +33,6 @@ from stillroom.common.enrolment import (
     key_request,
     status_question,
 )
-from stillroom.common.errors import StillroomError
 from stillroom.common.manifest import Manifest
 from stillroom.common.pki.issue import issue_site, make_ca, new_key
 from stillroom.common.pki.request import read_request
@@ -42,75 +41,23 @@ from stillroom.common.signed_study import SignedStudy, StudySignature, check_sig
 from stillroom.common.signing import key_id, new_signing_key, public_key_hex, sign
 from stillroom.common.study import Study
 from stillroom.server.consents import receive
+from stillroom.server.membership import certificate_refusal, read_peer
 from stillroom.server.store.registry import Issued, Registry, Request
 
-FUZZ = settings(
-    max_examples=int(os.environ.get("STILLROOM_FUZZ_EXAMPLES", "50")),
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
-MOST_MEMORY = 16 << 20
 NOW = datetime(2026, 9, 1, tzinfo=UTC)
 KEY, SITE_KEY = new_signing_key(), new_key()
 CA, CA_KEY = make_ca("fuzz", 30, NOW)
 CONSENT = give(KEY, study="a" * 64, site="harbour", now=int(NOW.timestamp()))
 CONSORTIUM = make_consortium("fuzz", CA, CA_KEY, {"ada": KEY.public_key()}, KEY, NOW)
+PINNED = read_consortium(CONSORTIUM)
 KEYS = key_request(SITE_KEY, KEY)
+CSR = x509.load_pem_x509_csr(KEYS.csr.encode()).public_bytes(serialization.Encoding.DER)
 SIGNATURE = StudySignature(
     study="a" * 64, key_id=key_id(KEY), signature=sign(KEY, "study", {"study": "a" * 64})
 )
 CERTIFICATE = issue_site(CA, CA_KEY, SITE_KEY.public_key(), "harbour", NOW, days=2).public_bytes(
     serialization.Encoding.DER
 )
-
-TEXT = st.text(max_size=12)
-JSONISH = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | TEXT,
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
-    max_leaves=12,
-)
-EDITS = st.lists(st.tuples(st.integers(0, 2**20), st.integers(0, 255)), min_size=1, max_size=4)
-
-
-def edited(data: bytes, edits: list[tuple[int, int]], cut: int) -> bytes:
-    """``data`` with some bytes changed and its end cut off."""
-    changed = bytearray(data[: max(1, len(data) - cut)])
-    for at, value in edits:
-        changed[at % len(changed)] = value
-    return bytes(changed)
-
-
-def like(good: bytes) -> st.SearchStrategy[bytes]:
-    """Any bytes, a damaged good paper, any JSON, or a good paper with one value replaced."""
-    kinds = [
-        st.binary(max_size=200),
-        st.builds(edited, st.just(good), EDITS, st.integers(0, 63)),
-        JSONISH.map(lambda value: json.dumps(value).encode()),
-        st.integers(1, 3000).map(lambda depth: b"[" * depth),
-    ]
-    try:
-        value = json.loads(good)
-    except ValueError:
-        return st.one_of(kinds)
-    replaced = st.builds(
-        lambda key, other: json.dumps({**value, key: other}).encode(),
-        st.sampled_from(sorted(value)) | TEXT,
-        JSONISH,
-    )
-    return st.one_of(*kinds, replaced)
-
-
-def verdict(read: Callable[[], Any]) -> Any:
-    """What ``read`` gives, or None when it ended in a code; and never in much memory."""
-    tracemalloc.start()
-    try:
-        return read()
-    except StillroomError:
-        return None
-    finally:
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        assert peak < MOST_MEMORY
 
 
 @FUZZ
@@ -200,14 +147,15 @@ SPEC = {"name": "w", "shape": [2], "dtype": "float32", "group": "trunk"}
 
 
 @FUZZ
-@given(st.dictionaries(st.sampled_from(sorted(SPEC)) | TEXT, JSONISH, max_size=3))
-def test_manifests(changes: dict[str, Any]) -> None:
-    """A manifest inside a study of any values: refused when it is read, or it can be used."""
-    study = json.loads(attempts.PREPARED.model_dump_json())
-    first = next(iter(study["stages"].values()))
-    first["manifest"]["tensors"][0] |= changes
+@given(
+    st.dictionaries(st.sampled_from(sorted(SPEC)) | TEXT, JSONISH, max_size=3),
+    st.booleans(),
+)
+def test_manifests(changes: dict[str, Any], again: bool) -> None:
+    """A manifest of any values: refused when it is read, or it can be used."""
+    tensors = [{**SPEC, **changes}, *([SPEC] if again else [])]
     try:
-        manifest = Manifest.model_validate_json(json.dumps(first["manifest"]))
+        manifest = Manifest.model_validate_json(json.dumps({"tensors": tensors}))
     except ValueError:
         return
     assert manifest.nbytes >= 0
@@ -217,17 +165,27 @@ def test_manifests(changes: dict[str, Any]) -> None:
 @FUZZ
 @given(like(CONSORTIUM))
 def test_consortia(data: bytes) -> None:
-    """Only the description that operator and CA signed is believed."""
+    """Only the description that operator and CA signed is believed, and it does not follow itself."""
     read = verdict(lambda: read_consortium(data))
     assert read is None or json.loads(read.raw) == json.loads(CONSORTIUM)
+    assert verdict(lambda: follow(PINNED, data)) is None
+
+
+def as_pem(der: bytes) -> bytes:
+    """A request's bytes as they are sent."""
+    text = base64.encodebytes(der).decode()
+    return (
+        f"-----BEGIN CERTIFICATE REQUEST-----\n{text}-----END CERTIFICATE REQUEST-----\n".encode()
+    )
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # the parser warns of odd fields
 @FUZZ
-@given(like(KEYS.csr.encode()))
+@given(like(KEYS.csr.encode()) | damaged(CSR).map(as_pem))
 def test_requests(data: bytes) -> None:
     """A request for a certificate: a P-384 key that signed it, or a code."""
-    verdict(lambda: read_request(data.decode("latin-1")))
+    read = verdict(lambda: read_request(data.decode("latin-1")))
+    assert read is None or read == SITE_KEY.public_key()
 
 
 MESSAGES = {
@@ -238,6 +196,8 @@ MESSAGES = {
     Kit: Kit(site="harbour", certificate="x", consortium="{}").encode(),
     RenewQuestion: RenewQuestion(csr=KEYS.csr).encode(),
     RenewAnswer: RenewAnswer().encode(),
+    DescriptionQuestion: DescriptionQuestion(after=1).encode(),
+    DescriptionAnswer: DescriptionAnswer(consortium="{}").encode(),
 }
 
 
@@ -254,12 +214,10 @@ def test_enrolment(paper: tuple[Any, bytes]) -> None:
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # the parser warns of odd fields
 @FUZZ
-@given(st.builds(edited, st.just(CERTIFICATE), EDITS, st.integers(0, 63)))
+@given(damaged(CERTIFICATE))
 def test_certificates(data: bytes) -> None:
-    """A changed certificate is never one of the consortium's."""
-    try:
-        certificate = x509.load_der_x509_certificate(data)
-    except ValueError:
-        return
-    if data != CERTIFICATE:
-        assert verdict(lambda: verify_site(certificate, CA, NOW)) is None
+    """A changed certificate is nobody at the edge, and never one of the consortium's."""
+    peer = verdict(lambda: read_peer(data, "TLSv1.3"))
+    if peer is not None and data != CERTIFICATE:
+        assert certificate_refusal(peer, CA, NOW) is not None
+        assert verdict(lambda: verify_site(peer.certificate, CA, NOW)) is None
