@@ -256,6 +256,7 @@ def test_prepared_study_keeps_its_digest(prepared_dir: Path) -> None:
         update={"study": first.study.study.model_copy(update={"seed": 1})}
     )
     assert first.model_copy(update={"study": other}).digest != first.digest
+    assert first == PreparedStudy.load(prepared_dir), "a digest that was asked for is no difference"
 
 
 @pytest.mark.parametrize("damage", ["missing weights", "other weights", "bad json", "no json"])

@@ -4,11 +4,14 @@ A study is written as TOML by a data scientist, frozen by ``study prepare`` (whi
 digest of every stage's initial weights and manifest) and named by the SHA-256 of its canonical JSON.
 """
 
+from collections.abc import Mapping
 from datetime import date
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
+from typing_extensions import override
 
 from stillroom.common.accounting import exact_delta
 from stillroom.common.canonical import digest, file_digest
@@ -304,10 +307,20 @@ class PreparedStudy(Section):
                 raise ValueError(f"stage {name}: epsilon is less than its noise can give")
         return self
 
-    @property
+    @cached_property
     def digest(self) -> str:
-        """SHA-256 of the canonical JSON: the study's name in every message and log entry."""
+        """SHA-256 of the canonical JSON: the study's name in every message and log entry.
+
+        Asked a dozen times for every task, and milliseconds of work for a large model.
+        """
         return digest(self.model_dump(mode="json"))
+
+    @override
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """As pydantic's, which would copy the digest of the original too."""
+        copy = super().model_copy(update=update, deep=deep)
+        copy.__dict__.pop("digest", None)
+        return copy
 
     @classmethod
     def load(cls, folder: Path) -> "PreparedStudy":
