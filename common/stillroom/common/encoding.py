@@ -61,9 +61,7 @@ def most_bytes(encoding: str, manifest: Manifest) -> int:
     """
     if encoding == FP32:
         return len(header(manifest.layout)) + manifest.nbytes
-    if encoding not in ENCODINGS:
-        raise ValueError(encoding)
-    total = len(MAGIC) + 1
+    total = len(MAGIC + bytes([ENCODINGS.index(encoding)]))
     for spec in manifest.tensors:
         rows, length = grid(spec, encoding)
         blocks, size = len(cuts(rows, length)), rows * length
@@ -178,13 +176,14 @@ class BlobReader:
         self, stream: BinaryIO, encoding: str, manifest: Manifest, *, hashed: bool = True
     ) -> None:
         self._encoding, self._manifest = encoding, manifest
+        first = MAGIC + bytes([ENCODINGS.index(encoding)])
         self._plain: WeightReader | None = None
         if encoding == FP32:
             self._plain = WeightReader(stream, manifest, hashed=hashed)
             return
         self._input = HashedInput(stream, hashed=hashed)
         self._parts = PartReader(self._input)
-        if self._input.take(len(MAGIC) + 1) != MAGIC + bytes([ENCODINGS.index(encoding)]):
+        if self._input.take(len(first)) != first:
             raise _refused("is not of the encoding it is said to have")
 
     def __iter__(self) -> Iterator[tuple[TensorSpec, int, Block]]:

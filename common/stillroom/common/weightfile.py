@@ -205,7 +205,19 @@ def durable_stream(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    descriptor = os.open(path.parent, os.O_RDONLY)
+    _sync_folder(path.parent)
+
+
+def settle(path: Path, name: str) -> Path:
+    """Give a durable file its name, durably; whatever had that name before is replaced."""
+    target = path.with_name(name)
+    os.replace(path, target)
+    _sync_folder(path.parent)
+    return target
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
