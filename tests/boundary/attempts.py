@@ -1,10 +1,12 @@
 """One attempt to get something out of, or into, a site: the wire it meets, and what came of it.
 
 ``attempt`` runs a case through the courier's own code: the edge is replaced by one that counts
-every byte it is given, everything else (gate, ledger, object store, node state) is real. ``arrive``
-is what the server makes of the same bytes when they reach it all the same.
+every byte it is given, everything else (gate, outbox, ledger, exchange folder, object store, node
+state) is real. ``arrive`` is what the server makes of the same message and the same file when they
+reach it all the same.
 """
 
+import io
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,23 +24,29 @@ from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.supernode.nodestate import NodeStateFactory
 
 from stillroom.client.carriage import Carriage, Stopped
+from stillroom.client.exchange import ExchangeFolder
 from stillroom.client.gate import Gate
 from stillroom.client.ledger import Ledger, Line, read
-from stillroom.common.errors import CODES, StillroomError
+from stillroom.client.models import Models
+from stillroom.client.outbox import Outbox
+from stillroom.common.errors import CODES, ContractError, StillroomError
 from stillroom.common.manifest import Manifest, TensorSpec
 from stillroom.common.messages import (
     INVENTORY,
     LABEL,
     MESSAGE_TYPES,
     ROUND,
+    ModelRef,
     Reply,
     Task,
+    UpdateRef,
     pack_reply,
     pack_task,
     read_reply,
 )
 from stillroom.common.study import PreparedStage, PreparedStudy, Study
-from stillroom.server.arrivals import UNREADABLE, bound_arrays
+from stillroom.common.tensorfile import serialise
+from stillroom.server.arrivals import UNREADABLE, refuse_arrays
 from stillroom.server.rounds.outcome import Answer, judge
 
 PATIENT = "DOE^JANE^1957-03-02"
@@ -47,6 +55,9 @@ GOOD = {
     name: np.linspace(-1, 1, int(np.prod(shape)), dtype=np.float32).reshape(shape)
     for name, shape in SHAPES.items()
 }
+BASE = {name: (value * np.float32(0.9)).astype(np.float32) for name, value in GOOD.items()}
+"""The global model that goes with a task."""
+BASE_FILE, GOOD_FILE = serialise(BASE), serialise(GOOD)
 SAMPLES = {"trunk": 4, "head.vessels": 4}
 METRICS = {"train.loss": 0.5, "train.cases": 4, "train.seconds": 1.5}
 CT = np.arange(512 * 64, dtype=np.int16).reshape(512, 64)
@@ -54,8 +65,13 @@ CT = np.arange(512 * 64, dtype=np.int16).reshape(512, 64)
 Objects = dict[str, bytes]
 
 
-def study() -> PreparedStudy:
-    """Two teachers and a student, all of the same three tensors."""
+def digest(data: bytes) -> str:
+    """The name of a file."""
+    return sha256(data).hexdigest()
+
+
+def study(encoding: str = "fp32") -> PreparedStudy:
+    """A teacher and a student, both of the same three tensors."""
     manifest = Manifest(
         tensors=tuple(
             TensorSpec(name=n, shape=s, dtype="float32", group=n.rsplit(".", 1)[0])
@@ -72,7 +88,12 @@ def study() -> PreparedStudy:
             "stage": [
                 {"name": "teach-a", "recipe": "teach", "label": "vessels", "rounds": 3},
                 {"name": "apply", "recipe": "pseudolabel", "teachers": ["teach-a"]},
-                {"name": "student", "recipe": "distil", "rounds": 3},
+                {
+                    "name": "student",
+                    "recipe": "distil",
+                    "rounds": 3,
+                    "exchange": {"encoding": encoding},
+                },
             ],
         }
     )
@@ -81,15 +102,34 @@ def study() -> PreparedStudy:
 
 
 PREPARED = study()
+MODEL = ModelRef(digest(BASE_FILE), len(BASE_FILE))
 
 
-def ask(kind: str = ROUND, stage: str = "student", number: int = 2) -> Task:
+def ask(kind: str = ROUND, number: int = 2, prepared: PreparedStudy = PREPARED) -> Task:
     """What the server rightly asks for."""
     if kind == INVENTORY:
-        return Task(PREPARED.digest)
+        return Task(prepared.digest)
     if kind == LABEL:
-        return Task(PREPARED.digest, "apply", 1, teachers={"teach-a": GOOD})
-    return Task(PREPARED.digest, stage, number, GOOD)
+        return Task(prepared.digest, "apply", 1, {"teach-a": MODEL})
+    return Task(prepared.digest, "student", number, {"student": MODEL})
+
+
+@dataclass
+class Desk:
+    """Where the runner of the attempt under way keeps its files, and what it wrote there."""
+
+    exchange: ExchangeFolder = field(default_factory=lambda: ExchangeFolder(Path()))
+    written: Objects = field(default_factory=dict)
+
+    def deliver(self, data: bytes, *, base: str = MODEL.sha256, name: str = "") -> UpdateRef:
+        """Write a file as the runner does; ``name`` in place of its digest."""
+        name = name or digest(data)
+        self.exchange.update(name).write_bytes(data)
+        self.written[name] = data
+        return UpdateRef("fp32", base, name, len(data))
+
+
+DESK = Desk()
 
 
 @dataclass(frozen=True)
@@ -104,7 +144,6 @@ class Case:
         message_type: Of the server's message.
         codes: With which the gate refuses; the ledger holds it.
         server: With which the server refuses the same bytes; empty where it never sees them.
-        sends: The server is told the code (nobody waits for a stray reply).
     """
 
     name: str
@@ -116,8 +155,10 @@ class Case:
     content: Callable[[], RecordDict] | None = None
     message_type: str = ""
     damage: Callable[[str, bytes], bytes] | None = None
+    served: Callable[[bytes], bytes] | None = None
     permit: Callable[[], None] | None = None
     stray: bool = False
+    prepared: PreparedStudy = PREPARED
 
 
 # -- the wire and the runner --------------------------------------------------------------------
@@ -132,7 +173,9 @@ class Wire:
     tree: ObjectTree
     runner: Callable[[Message], None]
     stop: threading.Event
+    files: Objects = field(default_factory=dict)
     node: Node = field(default_factory=lambda: Node(node_id=7))
+    sent: Objects = field(default_factory=dict)
     pushed: list[Message] = field(default_factory=list)
     objects: Objects = field(default_factory=dict)
     log: list[tuple[str, str]] = field(default_factory=list)
@@ -165,6 +208,20 @@ class Wire:
         self.log.append(("object", object_id))
         self.objects[object_id] = content
 
+    def fetch(self, sha256: str, nbytes: int, into: Path) -> int:
+        """A file that goes with the task."""
+        data = self.files[sha256]
+        if digest(data) != sha256 or len(data) != nbytes:
+            raise ContractError("It is another file.", fix="Ask.", code="STR-311")
+        into.write_bytes(data)
+        return len(data)
+
+    def send(self, sha256: str, path: Path, nbytes: int) -> int:
+        """A file leaves."""
+        self.log.append(("file", sha256))
+        self.sent[sha256] = path.read_bytes()
+        return nbytes
+
     @property
     def payload(self) -> int:
         """Bytes that left and are not the frame of an error with a registered code."""
@@ -174,7 +231,10 @@ class Wire:
             for m in self.pushed
             if m.has_error() and m.error.reason not in CODES
         )
-        return extra + sum(len(data) for name, data in self.objects.items() if name not in own)
+        files = sum(map(len, self.sent.values()))
+        return (
+            extra + files + sum(len(data) for name, data in self.objects.items() if name not in own)
+        )
 
 
 def ids(tree: ObjectTree) -> set[str]:
@@ -221,13 +281,14 @@ class Result:
     lines: list[Line]
     server: str | None
     wire: Wire
+    left_behind: list[str]
 
 
 def attempt(
     case: Case, folder: Path, *, ledger: Ledger | None = None, kind_of_wire: type[Wire] = Wire
 ) -> Result:
     """Run one case through the courier, and then through the server."""
-    content = (case.content or (lambda: pack_task(ask(case.kind))))()
+    content = (case.content or (lambda: pack_task(ask(case.kind, prepared=case.prepared))))()
     message = Message(
         content, 7, case.message_type or MESSAGE_TYPES[case.kind], ttl=3.0, group_id="2"
     )
@@ -242,6 +303,7 @@ def attempt(
     states = NodeStateFactory(objectstore_factory=factory)
     state, store = states.state(), factory.store()
     replies: list[Objects] = []
+    DESK.exchange, DESK.written = ExchangeFolder(folder / "exchange").prepare(), {}
 
     def runner(request: Message) -> None:
         if not state.get_tasks():
@@ -261,9 +323,20 @@ def attempt(
         if case.stray:
             threading.Timer(0.2, stop.set).start()
 
-    wire = kind_of_wire(message, objects, tree, runner, stop)
+    served = (case.served or (lambda data: data))(BASE_FILE)
+    files = {MODEL.sha256: served, digest(served): served}
+    wire = kind_of_wire(message, objects, tree, runner, stop, files)
     own = ledger or Ledger(folder / "ledger.jsonl")
-    carriage = Carriage(wire, state, store, Gate(PREPARED, own, case.permit), stop)
+    outbox = Outbox.below(folder / "courier", DESK.exchange, case.prepared)
+    carriage = Carriage(
+        edge=wire,
+        state=state,
+        store=store,
+        gate=Gate(case.prepared, own, outbox, case.permit),
+        models=Models(DESK.exchange, case.prepared, folder, wire.fetch, folder / "models.json"),
+        send=wire.send,
+        stop=stop,
+    )
     try:
         carriage.carry_one()
     except Stopped:
@@ -272,12 +345,13 @@ def attempt(
         own.close()
     code = wire.pushed[-1].error.reason if wire.pushed and wire.pushed[-1].has_error() else ""
     verdict = arrive(case, replies[0]) if replies and case.server else None
-    return Result(wire.payload, code, list(read(own.path)), verdict, wire)
+    behind = [path.name for path in outbox.folder.rglob("*") if path.is_file()]
+    return Result(wire.payload, code, list(read(own.path)), verdict, wire, behind)
 
 
 def arrive(case: Case, objects: Objects) -> str:
-    """The server's word on a reply: its code, or what it made of it."""
-    bound_arrays(PREPARED.study.study)
+    """The server's word on the runner's own message and file: its code, or what it made of them."""
+    refuse_arrays()
     try:
         message = inflate_object_from_contents(list(objects)[-1], dict(objects))
         answer = Answer(read_reply(message), None, 1.0)
@@ -285,11 +359,23 @@ def arrive(case: Case, objects: Objects) -> str:
         answer = Answer(None, "STR-300", 1.0)
     except StillroomError as error:
         answer = Answer(None, error.code, 1.0)
-    task = ask(case.kind)
-    outcome = judge(answer, kind=case.kind, stage=task.stage, prepared=PREPARED, bytes_down=0)
+
+    def arrived(update: UpdateRef) -> io.BytesIO | None:
+        data = DESK.written.get(update.sha256)
+        # The edge keeps no file under a name that is not its own.
+        return None if data is None or digest(data) != update.sha256 else io.BytesIO(data)
+
+    outcome = judge(
+        answer,
+        kind=case.kind,
+        task=ask(case.kind, prepared=case.prepared),
+        prepared=case.prepared,
+        arrived=arrived,
+    )
     return outcome.status if outcome.status == "admitted" else outcome.reason[:7]
 
 
 def honest(request: Message) -> Message:
     """A reply with nothing wrong in it."""
-    return Message(pack_reply(Reply(GOOD, SAMPLES, METRICS)), reply_to=request)
+    update = DESK.deliver(GOOD_FILE)
+    return Message(pack_reply(Reply(update, SAMPLES, METRICS)), reply_to=request)

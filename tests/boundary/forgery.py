@@ -1,11 +1,13 @@
 """Makers of messages that nobody should send: each takes a good one and changes one thing."""
 
 import json
+import os
 import pickle
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
-from attempts import GOOD, METRICS, PATIENT, SAMPLES, ask, honest
+from attempts import DESK, GOOD, GOOD_FILE, METRICS, MODEL, PATIENT, SAMPLES, ask, digest, honest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
 from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.recorddict_pb2 import MetricRecord as ProtoMetricRecord
@@ -16,7 +18,7 @@ from stillroom.common.messages import (
     pack_reply,
     pack_task,
 )
-from stillroom.common.parcel import CHUNK, frame, split
+from stillroom.common.parcel import frame, split
 from stillroom.common.tensorfile import serialise
 
 
@@ -29,7 +31,7 @@ def update(
 
     def make(request: Message) -> Message:
         reply = Reply(
-            GOOD if weights is None else weights,
+            DESK.deliver(GOOD_FILE if weights is None else serialise(weights)),
             SAMPLES if samples is None else samples,
             METRICS if metrics is None else metrics,
         )
@@ -57,10 +59,10 @@ def filled(value: float, count: int = 1) -> dict[str, Any]:
 
 
 def with_record(name: str, record: Any) -> Callable[[Message], Message]:
-    """A good reply and one record more."""
+    """A good reply and one record more, or another one in the place of one of its own."""
 
     def make(request: Message) -> Message:
-        content = pack_reply(Reply(GOOD, SAMPLES, METRICS))
+        content = pack_reply(Reply(DESK.deliver(GOOD_FILE), SAMPLES, METRICS))
         content[name] = record
         return Message(content, reply_to=request)
 
@@ -68,32 +70,84 @@ def with_record(name: str, record: Any) -> Callable[[Message], Message]:
 
 
 def with_array(array: Array, key: str = "safetensors") -> Callable[[Message], Message]:
-    """A good reply whose weights are another array."""
+    """A good reply that holds an array as well."""
     return with_record("weights", ArrayRecord({key: array}))
 
 
+def with_file(
+    data: bytes, *, base: str = MODEL.sha256, name: str = ""
+) -> Callable[[Message], Message]:
+    """A good reply about another file."""
+
+    def make(request: Message) -> Message:
+        update = DESK.deliver(data, base=base, name=name)
+        return Message(pack_reply(Reply(update, SAMPLES, METRICS)), reply_to=request)
+
+    return make
+
+
+def with_ref(**changes: Any) -> Callable[[Message], Message]:
+    """A good reply that says something else of its file."""
+
+    def make(request: Message) -> Message:
+        content = pack_reply(Reply(DESK.deliver(GOOD_FILE), SAMPLES, METRICS))
+        content["update"] = ConfigRecord({**dict(content["update"]), **changes})
+        return Message(content, reply_to=request)
+
+    return make
+
+
+def in_its_place(change: Callable[[Path], None]) -> Callable[[Message], Message]:
+    """A good reply; afterwards something else stands where its file was."""
+
+    def make(request: Message) -> Message:
+        reply = honest(request)
+        change(DESK.exchange.update(digest(GOOD_FILE)))
+        return reply
+
+    return make
+
+
+def linked(path: Path) -> None:
+    """A link to a file of the very same bytes, elsewhere."""
+    path.rename(path.parents[1] / "elsewhere")
+    path.symlink_to(path.parents[1] / "elsewhere")
+
+
+def folder_linked(path: Path) -> None:
+    """The whole folder is a link to another one."""
+    path.parent.rename(path.parents[1] / "elsewhere")
+    path.parent.symlink_to(path.parents[1] / "elsewhere")
+
+
+def piped(path: Path) -> None:
+    """A pipe, which nobody ever writes to."""
+    path.unlink()
+    os.mkfifo(path)
+
+
 def file(data: bytes) -> Array:
-    """Bytes that claim to be a safetensors file."""
+    """Bytes in an array of a message, where weights used to be."""
     return Array("uint8", (len(data),), "safetensors", data)
 
 
-def rewritten(change: Callable[[bytes], bytes], tail: bytes = b"") -> Array:
+def rewritten(change: Callable[[bytes], bytes], tail: bytes = b"") -> bytes:
     """The good file with another header, its length made right again, and bytes at its end."""
-    data = serialise(GOOD)
+    data = GOOD_FILE
     size = int.from_bytes(data[:8], "little")
     head = change(data[8 : 8 + size].rstrip(b" "))
     head += b" " * (-len(head) % 8)
-    return file(len(head).to_bytes(8, "little") + head + data[8 + size :] + tail)
+    return len(head).to_bytes(8, "little") + head + data[8 + size :] + tail
 
 
-def many_tensors(count: int = 1_000_000) -> Array:
+def many_tensors(count: int = 1_000_000) -> bytes:
     """A header of a million names, one byte each."""
     entries = b",".join(
         b'"t%d":{"dtype":"U8","shape":[1],"data_offsets":[%d,%d]}' % (n, n, n + 1)
         for n in range(count)
     )
     head = b"{" + entries + b"}"
-    return file(len(head).to_bytes(8, "little") + head + bytes(count))
+    return len(head).to_bytes(8, "little") + head + bytes(count)
 
 
 def pickled() -> Array:
@@ -143,9 +197,7 @@ def body(change: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
 def bomb(old: bytes) -> bytes:
     """An array of one chunk, a hundred thousand times."""
     layout = json.loads(old)
-    return json.dumps(
-        layout | {"shape": [CHUNK * 100_000], "arraychunk_ids": [0] * 100_000}
-    ).encode()
+    return json.dumps(layout | {"shape": [100_000 << 20], "arraychunk_ids": [0] * 100_000}).encode()
 
 
 def unknown_field(data: bytes) -> bytes:
@@ -182,6 +234,17 @@ def task_with(**changes: Any) -> Callable[[], RecordDict]:
     def make() -> RecordDict:
         content = pack_task(ask())
         content["task"] = ConfigRecord({**dict(content["task"]), **changes})
+        return content
+
+    return make
+
+
+def task_model(**changes: Any) -> Callable[[], RecordDict]:
+    """The server's message, which says something else of its model."""
+
+    def make() -> RecordDict:
+        content = pack_task(ask())
+        content["model.student"] = ConfigRecord({**dict(content["model.student"]), **changes})
         return content
 
     return make

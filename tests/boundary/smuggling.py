@@ -2,10 +2,23 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from attempts import CT, GOOD, METRICS, PATIENT, PREPARED, Case
+from attempts import (
+    BASE,
+    CT,
+    GOOD,
+    GOOD_FILE,
+    METRICS,
+    MODEL,
+    PATIENT,
+    PREPARED,
+    Case,
+    digest,
+    study,
+)
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from forgery import (
     body,
@@ -13,7 +26,10 @@ from forgery import (
     error,
     file,
     filled,
+    folder_linked,
     hidden_message,
+    in_its_place,
+    linked,
     many_tensors,
     meta,
     no_consent,
@@ -21,16 +37,20 @@ from forgery import (
     old_reply,
     on,
     pickled,
+    piped,
     plus_length,
     rewritten,
     swapped,
     task_and,
+    task_model,
     task_with,
     twice,
     unknown_field,
     update,
     with_array,
+    with_file,
     with_record,
+    with_ref,
 )
 
 from stillroom.common.messages import (
@@ -38,6 +58,8 @@ from stillroom.common.messages import (
     LABEL,
     ROUND,
     STAGE,
+    Delta,
+    ModelRef,
     Task,
     pack_task,
 )
@@ -80,12 +102,12 @@ def _replies() -> list[Case]:
             "STR-301",
         ),
         weights("oversize", {**GOOD, "scan": np.zeros((8, 512, 512), np.int16)}, "STR-301"),
-        Case("10^6 tiny tensors", ("STR-301",), broken, reply=with_array(many_tensors())),
+        Case("10^6 tiny tensors", ("STR-301",), ("STR-301",), reply=with_file(many_tensors())),
         Case(
             "text in the file's metadata",
             broken,
             broken,
-            reply=with_array(
+            reply=with_file(
                 rewritten(lambda h: b'{"__metadata__":{"p":"%s"},' % PATIENT.encode() + h[1:])
             ),
         ),
@@ -93,13 +115,13 @@ def _replies() -> list[Case]:
             "white space in the file's header",
             broken,
             broken,
-            reply=with_array(rewritten(lambda h: h.replace(b",", b", "))),
+            reply=with_file(rewritten(lambda h: h.replace(b",", b", "))),
         ),
         Case(
             "one name twice in the file's header",
             broken,
             broken,
-            reply=with_array(
+            reply=with_file(
                 rewritten(
                     lambda h: h[:-1] + b',"trunk.bias":' + h.split(b'"trunk.bias":')[1][:60] + b"}"
                 )
@@ -109,7 +131,7 @@ def _replies() -> list[Case]:
             "bytes after the last tensor",
             broken,
             broken,
-            reply=with_array(rewritten(lambda h: h, CT.tobytes()[:64])),
+            reply=with_file(rewritten(lambda h: h, CT.tobytes()[:64])),
         ),
         Case("pickled array", broken, broken, reply=with_array(pickled())),
         Case("CT slice as an array of its own", broken, broken, reply=with_array(patient, "scan")),
@@ -117,7 +139,7 @@ def _replies() -> list[Case]:
             "second record of arrays",
             broken,
             broken,
-            reply=with_record("scan", ArrayRecord({"safetensors": file(serialise(GOOD))})),
+            reply=with_record("scan", ArrayRecord({"safetensors": file(GOOD_FILE)})),
         ),
         Case(
             "string in metrics",
@@ -182,7 +204,13 @@ def _replies() -> list[Case]:
         Case("answer of another type", ("STR-307",), reply=meta(message_type="query")),
         Case("text in the group id", ("STR-307",), reply=meta(group_id=PATIENT)),
         Case("replay: an answer nobody asked for", ("STR-307",), reply=old_reply, stray=True),
-        Case("zip bomb: one chunk 10^5 times", ("STR-301",), broken, forge=on("Array", body(bomb))),
+        Case(
+            "zip bomb: one chunk 10^5 times",
+            broken,
+            broken,
+            reply=with_array(file(GOOD_FILE)),
+            forge=on("Array", body(bomb)),
+        ),
         Case("unknown field in a message", broken, forge=on("Message", body(unknown_field))),
         Case("unknown field in a record", broken, forge=on("MetricRecord", body(unknown_field))),
         Case(
@@ -194,16 +222,103 @@ def _replies() -> list[Case]:
             broken,
             forge=on("RecordDict", body(lambda b: b.replace(b", ", b",  "))),
         ),
-        Case("length with a sign", broken, forge=on("ArrayChunk", plus_length)),
-        Case("array of arrays", broken, broken, forge=on("Array", body(lambda b: b"[" * 50_000))),
-        Case("array without a length", broken, broken, forge=on("Array", body(lambda _: b"{}"))),
+        Case("length with a sign", broken, forge=on("MetricRecord", plus_length)),
+        Case(
+            "array of arrays",
+            broken,
+            broken,
+            reply=with_array(file(GOOD_FILE)),
+            forge=on("Array", body(lambda b: b"[" * 50_000)),
+        ),
+        Case(
+            "array without a length",
+            broken,
+            broken,
+            reply=with_array(file(GOOD_FILE)),
+            forge=on("Array", body(lambda _: b"{}")),
+        ),
+    ]
+
+
+def _files() -> list[Case]:
+    """What a runner could do with the file itself, or say of it."""
+    broken, other, absent = ("STR-300",), ("STR-307",), ("STR-311",)
+    cut, longer = GOOD_FILE[:-64], GOOD_FILE + CT.tobytes()[:64]
+    # A change of the weights, in its right encoding: making it is the courier's work alone.
+    delta = b"STILL\x01\r\n\x01" + b"\x00" * 400
+    return [
+        Case(
+            "weights of the round before", other, other, reply=with_file(GOOD_FILE, base="b" * 64)
+        ),
+        Case(
+            "file named by another digest",
+            absent,
+            absent,
+            reply=with_file(GOOD_FILE, name="a" * 64),
+        ),
+        Case("file that is not there", absent, absent, reply=with_ref(sha256="c" * 64)),
+        Case(
+            "file of another size than told",
+            absent,
+            absent,
+            reply=with_ref(bytes=len(GOOD_FILE) - 4),
+        ),
+        Case("size of a terabyte", ("STR-301",), ("STR-301",), reply=with_ref(bytes=1 << 40)),
+        Case("size of minus one", broken, broken, reply=with_ref(bytes=-1)),
+        Case("path in place of a digest", broken, broken, reply=with_ref(sha256="../../site.key")),
+        Case("absolute path as a digest", broken, broken, reply=with_ref(sha256="/data/ct/scan")),
+        Case("digest in capitals", broken, broken, reply=with_ref(sha256="A" * 64)),
+        Case("name in the base", broken, broken, reply=with_ref(base=PATIENT)),
+        Case("encoding nobody knows", broken, broken, reply=with_ref(encoding=PATIENT)),
+        Case(
+            "encoding that is not the stage's",
+            broken,
+            broken,
+            reply=with_ref(encoding="int8-delta"),
+        ),
+        Case("more fields about the file", broken, broken, reply=with_ref(note=PATIENT)),
+        Case("file cut short", broken, broken, reply=with_file(cut)),
+        Case("file with a CT slice behind it", broken, broken, reply=with_file(longer)),
+        Case("empty file", broken, broken, reply=with_ref(bytes=0)),
+        Case("pickle in place of the file", broken, broken, reply=with_file(pickled().data)),
+        Case("encoded file in place of a plain one", broken, broken, reply=with_file(delta)),
+        # Of these three the server sees what the runner wrote, and that is good.
+        Case("link in place of the file", absent, reply=in_its_place(linked)),
+        Case("link in place of the folder", absent, reply=in_its_place(folder_linked)),
+        Case("pipe in place of the file", absent, reply=in_its_place(piped)),
+        Case(
+            "weights past the check in a delta stage",
+            ("STR-303",),
+            reply=with_file(serialise(filled(1e30))),
+            prepared=study("bf16-delta"),
+        ),
+        Case(
+            "CT slice in a delta stage",
+            ("STR-301",),
+            reply=with_file(serialise({**GOOD, "scan": CT})),
+            prepared=study("int8-delta"),
+        ),
+        Case(
+            "update already encoded by the runner",
+            broken,
+            reply=with_ref(encoding="bf16-delta"),
+            prepared=study("bf16-delta"),
+        ),
     ]
 
 
 def _requests() -> list[Case]:
     """What comes from the server and never reaches the runner."""
     code = ConfigRecord({"content": b"PK\x03\x04" + b"import os"})
-    other = {"trunk.weight": np.zeros(3, np.float32)}
+    # As long as the good one, to the byte, and of other tensors.
+    other = serialise(BASE).replace(b"trunk.bias", b"trunk.bios")
+    twin = ModelRef(digest(other), len(other))
+    changed = Task(
+        PREPARED.digest,
+        "student",
+        2,
+        {"student": replace(MODEL, delta=Delta("d" * 64, "e" * 64, 400))},
+    )
     broken, outside, tensors = ("STR-300",), ("STR-205",), ("STR-301",)
     study_digest = PREPARED.digest
     return [
@@ -227,25 +342,29 @@ def _requests() -> list[Case]:
         Case(
             "task with other tensors",
             tensors,
-            content=lambda: pack_task(Task(study_digest, "student", 1, other)),
+            content=lambda: pack_task(Task(study_digest, "student", 1, {"student": twin})),
+            served=lambda _: other,
         ),
         Case(
             "teacher the stage does not have",
-            tensors,
-            content=lambda: pack_task(Task(study_digest, "student", 1, GOOD, {"teach-a": GOOD})),
-        ),
-        Case(
-            "task larger than the study",
-            tensors,
+            outside,
             content=lambda: pack_task(
-                Task(study_digest, "student", 1, {**GOOD, "more": np.zeros(3 << 20, np.float32)})
+                Task(study_digest, "student", 1, {"student": MODEL, "teach-a": MODEL})
             ),
+        ),
+        Case("task larger than the study", tensors, content=task_model(bytes=len(GOOD_FILE) + 4)),
+        Case("task of a terabyte", tensors, content=task_model(bytes=1 << 40)),
+        Case("change of weights where they are whole", outside, content=lambda: pack_task(changed)),
+        Case("path in place of a model", broken, content=task_model(sha256="../updates/x")),
+        Case("model that is not what its name says", ("STR-311",), served=lambda data: data[::-1]),
+        Case(
+            "array in a task", broken, content=task_and("weights", ArrayRecord({"w": file(b"x")}))
         ),
         Case("numbers in a task", broken, content=task_and("metrics", MetricRecord({"a": 1}))),
         Case(
             "object that is not what its name says",
             broken,
-            damage=on("ArrayChunk", lambda b: b + b"x"),
+            damage=on("ConfigRecord", lambda b: b + b"x"),
         ),
         Case("task without consent", ("STR-208",), permit=no_consent),
     ]
@@ -263,4 +382,4 @@ def withdrawn_meanwhile() -> Case:
     return Case("update without consent", ("STR-208",), permit=permit)
 
 
-CASES = [*_replies(), *_requests(), withdrawn_meanwhile()]
+CASES = [*_replies(), *_files(), *_requests(), withdrawn_meanwhile()]

@@ -9,7 +9,6 @@ import smuggling
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
 from stillroom.common.messages import read_reply
-from stillroom.common.tensorfile import weights_digest
 
 pytestmark = pytest.mark.usefixtures("inside_a_task")
 
@@ -24,6 +23,7 @@ def test_it_is_refused(case: Any, tmp_path: Path) -> None:
     assert refusal.code in case.codes
     assert refusal.decision == "refused"
     assert not any(line.kind == "sent" for line in result.lines)
+    assert result.left_behind == []
     assert attempts.PATIENT not in (tmp_path / "ledger.jsonl").read_text()
     if case.stray:
         assert not result.wire.pushed
@@ -39,7 +39,8 @@ def test_an_honest_update_leaves(tmp_path: Path) -> None:
     task, sent = result.lines
 
     assert (task.kind, sent.kind, sent.decision) == ("task", "sent", "allowed")
-    assert sent.content == weights_digest(attempts.GOOD)
+    assert sent.content == attempts.digest(attempts.GOOD_FILE)
+    assert (sent.bytes, sent.encoding) == (len(attempts.GOOD_FILE), "fp32")
     assert sent.samples == attempts.SAMPLES
     assert sent.metrics == attempts.METRICS
     assert result.server == "admitted"
@@ -47,4 +48,9 @@ def test_an_honest_update_leaves(tmp_path: Path) -> None:
         result.wire.pushed[0].metadata.message_id, dict(result.wire.objects)
     )
     assert reply.metadata.reply_to_message_id == result.wire.message.metadata.message_id
-    assert read_reply(reply).samples == attempts.SAMPLES
+    told = read_reply(reply)
+    assert told.samples == attempts.SAMPLES
+    assert told.update is not None
+    assert result.wire.sent == {told.update.sha256: attempts.GOOD_FILE}
+    # First the file, then the message that names it.
+    assert [kind for kind, _ in result.wire.log][:3] == ["confirm", "file", "push"]
