@@ -9,6 +9,7 @@ tests/client/test_flower_contract.py.
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,11 +33,13 @@ from stillroom.client.app import app as installed_app
 from stillroom.client.exchange import RunnerLock
 from stillroom.client.site import Site
 from stillroom.common.errors import StillroomError
+from stillroom.common.lifetime import patience
 from stillroom.common.messages import failure
 
 log = logging.getLogger(__name__)
 
-POLL_S = 0.1
+POLL_S, POLL_MOST_S = 0.05, 0.3
+"""Pause between two looks for a task, at first and after some seconds without one."""
 RETRY_S = 0.2
 """Pause while the courier is away."""
 ACQUIRE = frozenset({"/flwr.proto.Runtime/AcquireTask"})
@@ -73,13 +76,15 @@ def run_runner(settings: RunnerSettings, stop: threading.Event) -> None:
     )
     request = AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP])
     with RunnerLock(site.exchange), contextlib.closing(poll):
+        news = time.monotonic()
         while not stop.is_set():
             try:
                 given = poll.AcquireTask(request)
-                if not (given.HasField("task") and given.token):
-                    stop.wait(POLL_S)
-                    continue
-                _do_task(settings, given.token, stop)
+                if given.HasField("task") and given.token:
+                    _do_task(settings, given.token, stop)
+                    news = time.monotonic()
+                else:
+                    stop.wait(min(POLL_MOST_S, patience(time.monotonic() - news, POLL_S)))
             except httpx.HTTPError:
                 # Away, perhaps in the middle of a task. Its next life asks the server for the
                 # message again, and what was finished is then answered without any work.
