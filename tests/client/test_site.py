@@ -5,7 +5,6 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,8 @@ from flwr.clientapp import ClientApp
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
 from stillroom.client.app import SITE_CONFIG, app
-from stillroom.client.gate import decide, refuse
+from stillroom.client.gate import Request, decide, refuse
+from stillroom.client.outbox import Outbox
 from stillroom.client.recipes import registry
 from stillroom.client.recipes.registry import RoundResult
 from stillroom.client.runner import answer
@@ -28,12 +28,13 @@ from stillroom.common.messages import (
     MESSAGE_TYPES,
     ROUND,
     STAGE,
+    ModelRef,
     Task,
     pack_task,
     read_reply,
 )
 from stillroom.common.study import PreparedStage, PreparedStudy, Study
-from stillroom.common.tensorfile import write_weights
+from stillroom.common.tensorfile import serialise, weights_digest, write_weights
 
 pytestmark = pytest.mark.usefixtures("inside_a_task")
 
@@ -83,15 +84,30 @@ def site_toml(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def site(site_toml: Path) -> Site:
-    """The same, opened."""
-    return Site.open(site_toml)
-
-
-def good(site: Site) -> Task:
-    return Task(site.prepared.digest, "teach", 1, WEIGHTS)
+    """The same, opened; the courier has brought what it was asked for."""
+    site = Site.open(site_toml)
+    site.exchange.prepare()
+    for weights in (WEIGHTS, NAN, HUGE, OTHER):
+        write_weights(site.exchange.models, weights)
+    return site
 
 
 NAN = {**WEIGHTS, "head.w": np.array([1, np.nan], np.float32)}
+HUGE = {name: value * 1e9 for name, value in WEIGHTS.items()}
+
+
+def ref(weights: Any) -> ModelRef:
+    return ModelRef(weights_digest(weights), len(serialise(weights)))
+
+
+OTHER = {"trunk.v": WEIGHTS["trunk.w"], "head.w": WEIGHTS["head.w"]}
+GOOD = ref(WEIGHTS)
+
+
+def good(site: Site) -> Task:
+    return Task(site.prepared.digest, "teach", 1, {"teach": GOOD})
+
+
 TABLE: dict[str, tuple[Callable[[Task], Task], str]] = {
     "another study": (lambda t: replace(t, study="0" * 64), "STR-205"),
     "no study": (lambda t: replace(t, study=""), "STR-205"),
@@ -99,24 +115,27 @@ TABLE: dict[str, tuple[Callable[[Task], Task], str]] = {
     "round 0": (lambda t: replace(t, round=0), "STR-205"),
     "a round too many": (lambda t: replace(t, round=3), "STR-205"),
     "negative round": (lambda t: replace(t, round=-1), "STR-205"),
-    "teachers it has not": (lambda t: replace(t, teachers={"teach": WEIGHTS}), "STR-205"),
-    "no teachers": (lambda t: replace(t, stage="label", weights=None), "STR-205"),
-    "other teachers": (
-        lambda t: replace(t, stage="label", weights=None, teachers={"student": WEIGHTS}),
+    "a second model": (lambda t: replace(t, models={**t.models, "student": GOOD}), "STR-205"),
+    "no teachers": (lambda t: replace(t, stage="label", models={}), "STR-205"),
+    "other teachers": (lambda t: replace(t, stage="label", models={"student": GOOD}), "STR-205"),
+    "a model for a stage without": (
+        lambda t: replace(t, stage="label", models={"teach": GOOD, "label": GOOD}),
         "STR-205",
     ),
-    "weights for a stage without": (
-        lambda t: replace(t, stage="label", teachers={"teach": WEIGHTS}),
-        "STR-205",
+    "no model": (lambda t: replace(t, models={}), "STR-205"),
+    "another size": (
+        lambda t: replace(t, models={"teach": replace(GOOD, nbytes=GOOD.nbytes + 1)}),
+        "STR-301",
     ),
-    "no weights": (lambda t: replace(t, weights=None), "STR-205"),
-    "missing tensor": (lambda t: replace(t, weights={"trunk.w": WEIGHTS["trunk.w"]}), "STR-301"),
-    "extra tensor": (lambda t: replace(t, weights={**WEIGHTS, "x": np.ones(1)}), "STR-301"),
-    "shape": (lambda t: replace(t, weights={**WEIGHTS, "head.w": WEIGHTS["trunk.w"]}), "STR-302"),
-    "nan": (lambda t: replace(t, weights=NAN), "STR-303"),
-    "huge": (lambda t: replace(t, weights={k: v * 1e9 for k, v in WEIGHTS.items()}), "STR-303"),
+    "a model that did not come": (
+        lambda t: replace(t, models={"teach": replace(GOOD, sha256="0" * 64)}),
+        "STR-311",
+    ),
+    "other tensors of that size": (lambda t: replace(t, models={"teach": ref(OTHER)}), "STR-204"),
+    "nan": (lambda t: replace(t, models={"teach": ref(NAN)}), "STR-303"),
+    "huge": (lambda t: replace(t, models={"teach": ref(HUGE)}), "STR-303"),
     "teacher with nan": (
-        lambda t: replace(t, stage="label", weights=None, teachers={"teach": NAN}),
+        lambda t: replace(t, stage="label", models={"teach": ref(NAN)}),
         "STR-303",
     ),
 }
@@ -129,12 +148,24 @@ def test_the_studys_own_tasks_are_accepted(site: Site) -> None:
         (INVENTORY, Task(task.study)),
         (ROUND, task),
         (ROUND, replace(task, round=2)),
-        (ROUND, replace(task, stage="student")),
-        (STAGE, replace(task, stage="student")),
-        (LABEL, replace(task, stage="label", weights=None, teachers={"teach": WEIGHTS})),
+        (ROUND, replace(task, stage="student", models={"student": GOOD})),
+        (STAGE, replace(task, stage="student", models={"student": GOOD})),
+        (LABEL, replace(task, stage="label")),
     ):
         site.accept(kind, accepted)
-    assert site.order(ROUND, task).stage.name == "teach"
+
+
+def test_an_order_holds_the_models_of_its_task(site: Site) -> None:
+    """The stage's own to write into, and its teachers' with the digests their labels will name."""
+    trained = site.order(ROUND, good(site))
+    labelled = site.order(LABEL, replace(good(site), stage="label"))
+
+    assert trained.weights is not None
+    np.testing.assert_array_equal(trained.weights["trunk.w"], WEIGHTS["trunk.w"])
+    trained.weights["trunk.w"][:] = 7
+    teacher, sha256 = labelled.teachers["teach"]
+    assert (trained.teachers, labelled.weights, sha256) == ({}, None, GOOD.sha256)
+    np.testing.assert_array_equal(teacher["trunk.w"], WEIGHTS["trunk.w"])
 
 
 @pytest.mark.parametrize("name", TABLE)
@@ -181,13 +212,13 @@ def test_inventory_of_an_empty_folder(site: Site, site_toml: Path) -> None:
     reply = read_reply(ask(site_toml, INVENTORY, Task(site.prepared.digest)))
 
     assert set(reply.metrics.values()) == {0}
-    assert reply.weights is None
+    assert reply.update is None
 
 
 @pytest.mark.parametrize("kind", [ROUND, LABEL, STAGE, INVENTORY])
 def test_another_study_is_refused_whatever_is_asked(site_toml: Path, kind: str) -> None:
     """The reply is the code and nothing else."""
-    reply = ask(site_toml, kind, Task("0" * 64, "teach", 1, WEIGHTS))
+    reply = ask(site_toml, kind, Task("0" * 64, "teach", 1, {"teach": GOOD}))
 
     assert said(reply) == "1 STR-205"
 
@@ -251,15 +282,16 @@ def through_the_gate(site: Site, reply: Message) -> str:
     reply.metadata.__dict__["_message_id"] = ""  # Flower frames a message before it has a name
     objects = {name: part.deflate() for name, part in get_all_nested_objects(reply).items()}
     request = Message(RecordDict(), 1, MESSAGE_TYPES[ROUND])
-    asked = SimpleNamespace(message=request, kind=ROUND, stage="teach", round=1)
+    asked = Request(request, ROUND, "teach", 1, good(site).models)
+    outbox = Outbox.below(site.config.courier_state, site.exchange, site.prepared)
     given = reply.metadata
     for field, mine in (("run_id", given.run_id), ("src_node_id", given.dst_node_id)):
         request.metadata.__dict__["_" + field] = mine
     request.metadata.__dict__["_message_id"] = given.reply_to_message_id
     try:
-        decide(asked, reply.object_id, objects.__getitem__, site.prepared)  # type: ignore[arg-type]
+        decide(asked, reply.object_id, objects.__getitem__, outbox)
     except StillroomError as error:
-        left = refuse(asked, error.code, site.prepared).outgoing  # type: ignore[arg-type]
+        left = refuse(asked, error.code, site.prepared).outgoing
         assert not [part for part in left.objects.values() if b"DOE" in part]
         return error.code
     return ""
