@@ -111,9 +111,7 @@ def prepare_study(plan: Plan) -> PreparedStudy:
             "volume": {"spacing_mm": [6, 6, 6], "patch": [32, 32, 32]},
             "label": {"vessels": {"kind": "mask", "classes": ["aorta"]}},
             "model": {"student": {"arch": "light-swin", "feature_size": 12}},
-            "stage": [
-                {"name": STAGE, "recipe": "distil", "rounds": plan.rounds, **plan.stage}
-            ],
+            "stage": [{"name": STAGE, "recipe": "distil", "rounds": plan.rounds, **plan.stage}],
         }
     )
     folder = plan.layout.study
@@ -150,7 +148,8 @@ class Consortium:
     def found(self) -> PreparedStudy:
         """Everything on disk: papers, keys, study, consents, cases, configurations, hooks."""
         plan, layout = self.plan, self.layout
-        for folder in (self.pids, plan.out / "fired", plan.out / "trained", layout.logs):
+        more = [plan.out / name for name in ("fired", "calls", "trained", "ports")]
+        for folder in (self.pids, layout.logs, *more):
             folder.mkdir(parents=True)
         prepared = prepare_study(plan)
         found_consortium(layout, plan.names)
@@ -226,14 +225,14 @@ class Consortium:
 
     def launch(self) -> None:
         """``stillroom-server run start``, as an operator does once the server answers."""
-        command = ["run", "start", str(self.layout.study), "--config", str(self.server_toml)]
+        folders = [str(self.layout.study), "--out", str(self.layout.run)]
+        command = ["run", "start", *folders, "--config", str(self.server_toml)]
         error = ""
         end = time.monotonic() + 60
         while time.monotonic() < end:
             if self._all_enrolled():
                 done = subprocess.run(
-                    [*self.prefix.get("link", ()), sys.executable, "-P", "-m", SERVER]
-                    + [*command, "--out", str(self.layout.run)],
+                    [*self.prefix.get("link", ()), sys.executable, "-P", "-m", SERVER, *command],
                     capture_output=True,
                     text=True,
                     check=False,

@@ -4,15 +4,19 @@ The file of hooks (JSON) holds::
 
     noise   {"log": folder, "seconds": s, "samples": {site: {group: cases}}}: the recipe of
             ``noise`` in place of ``distil`` and ``teach``
-    points  [{"id", "role", "site", "target", "when", "call", "delay_s", "with"}]: the process
-            kills itself with SIGKILL before, during or after the call-th call of target
-            (``module:qualname``); ``with``: roles of the same site that go first
-    clock   {"role", "site", "after_s", "jump_s"}: this process's clock jumps once
+    points  [{"id", "role", "site", "target", "when", "call", "delay_s", "victims"}]: SIGKILL for
+            the victims (names as in the folder of pids; this process when left out) before,
+            during or after the call-th call of target (``module:qualname``), whoever made the
+            calls before: they are counted on disk, over all lives of a process
+    clock   {"role", "site", "after_s", "jump_s"}: this process's clock jumps, in its first life
+    ports   true: local ports of a courier's transfers, which use http.client, go into
+            ``ports/<site>``
 
 A kill is noted as ``fired/<id>`` beside the file of hooks before it happens, and happens once.
 """
 
 import asyncio
+import contextlib
 import functools
 import importlib.abc
 import importlib.machinery
@@ -91,14 +95,30 @@ def install(file: str) -> None:
             module, name = point["target"].split(":")
             change = functools.partial(_wrap, name=name, point=point, folder=Path(file).parent)
             changes.setdefault(module, []).append(change)
-    clock = hooks.get("clock")
-    if clock and clock["role"] == who and clock.get("site", "") in {"", site}:
+    clock, once = hooks.get("clock"), Path(file).with_name("jumped")
+    if clock and clock["role"] == who and clock.get("site", "") in {"", site} and not once.exists():
+        once.touch()
         changes.setdefault("flwr.supercore.date", []).append(_jumping(clock))
+    if who == "courier" and hooks.get("ports"):
+        note = functools.partial(_note_ports, into=Path(file).parent / "ports" / site)
+        changes.setdefault("http.client", []).append(note)
     if changes:
         sys.meta_path.insert(0, Importer(changes))
     if os.environ.get("STILLROOM_PIDS"):
         own = Path(os.environ["STILLROOM_PIDS"]) / (f"{site}-{who}" if site else who)
         own.write_text(str(os.getpid()), "ascii")
+
+
+def _note_ports(module: ModuleType, *, into: Path) -> None:
+    """Have every connection of ``http.client`` write down its own port."""
+    connect = module.HTTPSConnection.connect
+
+    def noted(self: Any) -> None:
+        connect(self)
+        with into.open("a", encoding="ascii") as stream:
+            stream.write(f"{self.sock.getsockname()[1]}\n")
+
+    module.HTTPSConnection.connect = noted
 
 
 def _replace_recipes(module: ModuleType, *, settings: dict[str, Any], site: str) -> None:
@@ -127,9 +147,8 @@ class _Killer:
     def __init__(self, point: dict[str, Any], folder: Path) -> None:
         self.point = point
         self.mark = folder / "fired" / point["id"]
-        self.calls = 0
+        self.counter = folder / "calls" / point["id"]
         self.inside = False
-        self.lock = threading.Lock()
 
     def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """A function that dies."""
@@ -156,41 +175,39 @@ class _Killer:
         return call
 
     def _enter(self) -> bool:
-        with self.lock:
-            self.calls += 1
-            hit = self.calls == self.point["call"] and not self.mark.exists()
-        self.inside = hit
-        if hit and self.point["when"] == "before":
-            self._die()
-        if hit and self.point["when"] == "during":
-            threading.Timer(self.point.get("delay_s", 0.0), self._die).start()
-        return hit
+        counter = os.open(self.counter, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o644)
+        os.write(counter, b".")
+        hit = os.lseek(counter, 0, os.SEEK_CUR) == self.point["call"]
+        os.close(counter)
+        if not hit:
+            return False
+        self.inside = True
+        if self.point["when"] == "before":
+            self._kill()
+        if self.point["when"] == "during":
+            threading.Timer(self.point.get("delay_s", 0.0), self._kill).start()
+        return True
 
     def _leave(self, *, hit: bool) -> None:
         if hit:
             self.inside = False
             if self.point["when"] == "after":
-                self._die()
+                self._kill()
 
-    def _die(self) -> None:
+    def _kill(self) -> None:
         try:
             mark = os.open(self.mark, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
         except FileExistsError:
-            return  # another thread, or another life, was first
-        note = {"t": time.time(), "pid": os.getpid(), "inside": self.inside, **self.point}
+            return
+        note = {"t": time.time(), "inside": self.inside, **self.point}
         os.write(mark, json.dumps(note).encode())
         os.close(mark)
-        for other in self.point.get("with", ()):
-            pid = Path(os.environ["STILLROOM_PIDS"], f"{self.point['site']}-{other}")
-            _kill(int(pid.read_text("ascii")))
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _kill(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
+        folder = Path(os.environ["STILLROOM_PIDS"])
+        pids = [int((folder / name).read_text("ascii")) for name in self.point.get("victims", ())]
+        # Ourselves last: whoever comes after that is not killed any more.
+        for pid in sorted(pids or [os.getpid()], key=lambda pid: pid == os.getpid()):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def _jumping(clock: dict[str, Any]) -> Change:

@@ -15,10 +15,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from peers.measured import Measured, rounds_of
 from sampling import Sampler
 from wirecount import WireCount
 
+from peers.measured import Measured, rounds_of
 from stillroom.deploy.processes import free_ports
 
 HERE = Path(__file__).parent
@@ -96,9 +96,7 @@ class Flare:
         starts = [n["t"] for n in notes if n["what"] == "started"]
         end = max(n["t"] for n in notes)
         spans = list(zip(starts, [*starts[1:], end], strict=True))
-        found = rounds_of(
-            f"NVFlare {VERSION}", sampler, spans, servers=("server", "server job")
-        )
+        found = rounds_of(f"NVFlare {VERSION}", sampler, spans, servers=("server", "server job"))
         found.count(wire, spans, self.sites)
         found.notes.append("FedAvgRecipe with every default, NumPy, mutual TLS; no torch installed")
         return found
@@ -117,14 +115,13 @@ class Flare:
         project = self.out / "project.yml"
         project.write_text("\n".join(people) + BUILDERS, "utf-8")
         workspace = str(self.out / "ws")
-        self._call(
-            "-m", "nvflare.cli", "provision", "-p", str(project), "-w", workspace, "--force"
-        )
+        self._call("-m", "nvflare.cli", "provision", "-p", str(project), "-w", workspace, "--force")
         local = self._kit("localhost") / "local"
         text = (local / "resources.json.default").read_text("utf-8")
         # Jobs and snapshots below our folder instead of a fixed one in /tmp.
         (local / "resources.json").write_text(
-            text.replace("/tmp/nvflare", str(self.out / "store")), "utf-8"  # noqa: S108
+            text.replace("/tmp/nvflare", str(self.out / "store")),  # noqa: S108
+            "utf-8",
         )
 
     @property
@@ -157,7 +154,9 @@ class Flare:
             timeout=180,
         )
         if done.returncode:
-            raise RuntimeError(f"NVFlare: {arguments[:4]}: {done.stdout[-600:]}{done.stderr[-600:]}")
+            raise RuntimeError(
+                f"NVFlare: {arguments[:4]}: {done.stdout[-600:]}{done.stderr[-600:]}"
+            )
 
     def _env(self) -> dict[str, str]:
         return {

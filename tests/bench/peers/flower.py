@@ -1,5 +1,6 @@
 """Plain Flower 1.41 beside us: SuperLink with TLS, stock SuperNodes, FedAvg, resident clients."""
 
+import itertools
 import json
 import os
 import signal
@@ -11,10 +12,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from peers.measured import Measured, rounds_of
 from sampling import Sampler
 from wirecount import WireCount
 
+from peers.measured import Measured, rounds_of
 from stillroom.deploy.processes import free_ports
 from stillroom.server.foundation import Papers, found
 
@@ -75,30 +76,27 @@ class PlainFlower:
             self._stop()
         moments = [json.loads(line)["t"] for line in times.read_text("utf-8").splitlines()]
         servers = ("superlink", "serverapp", "superexec")
-        spans = list(zip(moments, moments[1:], strict=False))
-        found = rounds_of("plain Flower 1.41", sampler, spans, servers=servers)
-        found.count(wire, spans, self.sites)
-        return found
+        spans = list(itertools.pairwise(moments))
+        cost = rounds_of("plain Flower 1.41", sampler, spans, servers=servers)
+        cost.count(wire, spans, self.sites)
+        return cost
 
     def _start(self) -> None:
         papers = Papers(self.out / "server")
         self.port, *ports = free_ports(1 + self.sites)
         tls = ["--ssl-certfile", str(papers.server), "--ssl-keyfile", str(papers.server_key)]
-        more = ["--ssl-ca-certfile", str(papers.ca), "--port", str(self.port)]
+        tls += ["--ssl-ca-certfile", str(papers.ca)]
+        more = ["--port", str(self.port), "--disable-runtime-dependency-installation"]
         binary = Path(sys.executable).parent
         self._spawn(
             "superlink",
-            [str(binary / "flower-superlink"), *tls, *more]
-            + ["--disable-runtime-dependency-installation"],
+            [str(binary / "flower-superlink"), *tls, *more],
         )
         for number, port in enumerate(ports, 1):
             site = f"site-{number:03d}"
-            self._spawn(
-                f"{site}-supernode",
-                [str(binary / "flower-supernode"), "--root-certificates", str(papers.ca)]
-                + ["--superlink", f"127.0.0.1:{self.port}", "--isolation", "process"]
-                + ["--port", str(port)],
-            )
+            more = ["--superlink", f"127.0.0.1:{self.port}", "--root-certificates", str(papers.ca)]
+            more += ["--isolation", "process", "--port", str(port)]
+            self._spawn(f"{site}-supernode", [str(binary / "flower-supernode"), *more])
             runner = [sys.executable, str(HERE / "flower_runner.py"), f"127.0.0.1:{port}"]
             self._spawn(f"{site}-runner", runner, BENCH_SITE=site)
 
@@ -156,9 +154,9 @@ class PlainFlower:
         if time.monotonic() - self.looked < 5:
             return
         self.looked = time.monotonic()
-        status = self.control.ListRuns(ListRunsRequest(run_id=self.run_id)).run_dict[
-            self.run_id
-        ].status
+        status = (
+            self.control.ListRuns(ListRunsRequest(run_id=self.run_id)).run_dict[self.run_id].status
+        )
         if status.status == "finished" and status.sub_status != "completed":
             raise RuntimeError(f"plain Flower: {status.sub_status} {status.details}")
 

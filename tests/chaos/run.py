@@ -1,0 +1,205 @@
+"""``make chaos``: processes killed at every moment of a round, bad lines, full disks, jumping clocks.
+
+Ends with one line, ``kills K/N survived, wrong aggregates W, rounds lost R``, and with status 1
+unless K = N and W = R = 0 and everything else held too.
+
+    python -P tests/chaos/run.py [--seed 7] [--only kills|lines|faults] [--points 003,014] [--sample]
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.with_name("bench")), str(HERE.parent / "bench" / "inject")]
+
+import points  # noqa: E402  # beside this file, which is no package
+from consortium import Plan  # noqa: E402
+from supervisor import Verdict, run_study  # noqa: E402
+
+SHAPES = {
+    "encoder.weight": (64, 32, 3, 3, 3),
+    "encoder.bias": (64,),
+    "decoder.weight": (32, 64, 3, 3, 3),
+    "heads.vessels.weight": (3, 32, 1, 1, 1),
+    "heads.vessels.bias": (3,),
+    "heads.points.weight": (7, 32, 1, 1, 1),
+}
+"""111 thousand values: an upload takes several pieces, a round well under a second."""
+GROUPS = {
+    "site-001": {"encoder": 2, "decoder": 2, "head.vessels": 2},
+    "site-002": {"encoder": 3, "decoder": 3, "head.vessels": 0},
+    "site-003": {"encoder": 5, "decoder": 5, "head.vessels": 4},
+}
+"""Unequal counts; one head that one site does not train, and one that nobody does."""
+ENCODINGS = ("int8-delta", "bf16-delta", "fp32")
+ROUNDS, TRAINING_S = 3, 0.1
+
+
+@dataclass
+class Total:
+    """What is told at the end."""
+
+    kills: int = 0
+    survived: int = 0
+    wrong: int = 0
+    lost: int = 0
+    others: list[str] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, hooks: Sequence[Mapping[str, Any]], verdict: Verdict) -> None:
+        """One study's kills."""
+        self.kills += len(hooks)
+        self.wrong += verdict.wrong
+        self.lost += verdict.lost
+        for hook in hooks:
+            # A study that fails takes all its kills with it: which one it was is for a person.
+            alive = not verdict.problems and hook["id"] in verdict.fired
+            self.survived += alive
+            self.rows.append(
+                {
+                    **{key: hook[key] for key in ("id", "who", "moment", "round")},
+                    "survived": alive,
+                    "resumed_s": verdict.resumed_s.get(hook["id"]),
+                    "away_s": verdict.away_s.get(hook["id"]),
+                }
+            )
+
+    @property
+    def line(self) -> str:
+        """The last line."""
+        return (
+            f"kills {self.survived}/{self.kills} survived, "
+            f"wrong aggregates {self.wrong}, rounds lost {self.lost}"
+        )
+
+    @property
+    def good(self) -> bool:
+        """Whether all held."""
+        return self.survived == self.kills and not self.wrong and not self.lost and not self.others
+
+
+def plan(out: Path, number: int, *, sites: int = 3, **more: Any) -> Plan:
+    """The study of the matrix; encodings take turns."""
+    samples = {name: GROUPS[name] for name in list(GROUPS)[:sites]}
+    defaults: dict[str, Any] = {
+        "shapes": SHAPES,
+        "rounds": ROUNDS,
+        "samples": samples,
+        "seconds": TRAINING_S,
+        "stage": {"exchange": {"encoding": ENCODINGS[number % len(ENCODINGS)]}},
+    }
+    return Plan(out=out, sites=sites, **{**defaults, **more})
+
+
+def kills(total: Total, scratch: Path, seed: int, only: frozenset[str]) -> None:
+    """The whole matrix."""
+    for number, hooks in enumerate(points.studies(seed, ROUNDS)):
+        chosen = [hook for hook in hooks if not only or hook["id"] in only]
+        if not chosen:
+            continue
+        study = plan(scratch / f"kills-{number:02d}", number)
+        verdict = run_study(study, chosen, seed=seed + number)
+        total.add(chosen, verdict)
+        tell(study, chosen, verdict)
+        if verdict.again:
+            total.others.append(f"{study.out.name}: {verdict.again} trainings of answered rounds")
+
+
+def tell(study: Plan, hooks: Sequence[Mapping[str, Any]], verdict: Verdict) -> None:
+    """One study in a few lines."""
+    encoding = study.stage["exchange"]["encoding"]
+    say(f"\n{study.out.name}, {encoding}, {verdict.seconds:.1f} s")
+    for hook in hooks:
+        seconds = verdict.resumed_s.get(hook["id"])
+        said = (
+            "never reached"
+            if hook["id"] not in verdict.fired
+            else (f"goes on after {seconds:.1f} s" if seconds is not None else "does not go on")
+        )
+        say(f"  {hook['id']} {hook['who']}: {hook['moment']}, round {hook['round']}: {said}")
+    for problem in verdict.problems:
+        say(f"  PROBLEM {problem}")
+
+
+def say(text: str) -> None:
+    """Print at once."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def times(total: Total) -> str:
+    """How long it takes to go on, by what died."""
+    lines = []
+    for who in points.MATRIX:
+        seconds = [r["resumed_s"] for r in total.rows if r["who"] == who and r["resumed_s"]]
+        if seconds:
+            lines.append(
+                f"  {who:13s} {len(seconds):2d} kills, goes on after "
+                f"{statistics.median(seconds):.1f} s (median), {max(seconds):.1f} s (most)"
+            )
+    return "\n".join(["\nfrom the kill, with the 0 to 3 s until the restart:", *lines])
+
+
+def sample(scratch: Path) -> Total:
+    """Three kills in one study, for the tests."""
+    total = Total()
+    hooks = points.chosen(
+        [
+            (points.APP, "while the new model is written"),
+            (points.GATEWAY, "encoded, not in the ledger"),
+            (points.WORKER, "answer kept, not told"),
+        ]
+    )
+    study = plan(scratch / "sample", 0, rounds=2)
+    verdict = run_study(study, hooks, seed=0, timeout_s=50)
+    total.add(hooks, verdict)
+    tell(study, hooks, verdict)
+    return total
+
+
+def main() -> int:
+    """Everything, or the part that is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--only", choices=["kills", "lines", "faults"])
+    parser.add_argument("--points", default="", help="Ids of kills, comma-separated.")
+    parser.add_argument("--sample", action="store_true")
+    parser.add_argument("--keep", type=Path, help="Folder for everything that was written.")
+    given = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    with tempfile.TemporaryDirectory(prefix="stillroom-chaos-") as temporary:
+        scratch = given.keep or Path(temporary)
+        scratch.mkdir(parents=True, exist_ok=True)
+        total = Total()
+        if given.sample:
+            total = sample(scratch)
+        else:
+            if given.only in {None, "kills"}:
+                wanted = frozenset(filter(None, given.points.split(",")))
+                kills(total, scratch, given.seed, wanted)
+                say(times(total))
+            if given.only in {None, "lines"}:
+                from bad_lines import bad_lines
+
+                bad_lines(total, scratch)
+            if given.only in {None, "faults"}:
+                from faults import faults
+
+                faults(total, scratch)
+        (scratch / "chaos.json").write_text(json.dumps(total.rows, indent=1), "utf-8")
+    for problem in total.others:
+        say(f"PROBLEM {problem}")
+    say(total.line)
+    return 0 if total.good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,163 @@
+"""Runs a study whose processes die, starts them again, and looks at what came of it."""
+
+import json
+import random
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import recomputation
+from consortium import STAGE, Consortium, Plan, records
+
+STUDY_S = 150.0
+"""A study of a few rounds that takes longer is taken for stuck."""
+
+
+@dataclass
+class Verdict:
+    """What became of one study.
+
+    Attributes:
+        fired: Id of a kill -> its note (``inject/hooks.py``).
+        resumed_s: Id -> seconds from the process being there again to the next sign of progress.
+        away_s: Id -> seconds between the kill and the restart.
+        wrong: Rounds whose model is not the recomputed one.
+        lost: Rounds that were never committed, or more than once.
+        again: Trainings of a round that had been answered already, per site and round.
+        problems: In words; empty for a study that survived.
+        seconds: The whole study.
+    """
+
+    fired: dict[str, dict[str, Any]] = field(default_factory=dict)
+    resumed_s: dict[str, float] = field(default_factory=dict)
+    away_s: dict[str, float] = field(default_factory=dict)
+    wrong: int = 0
+    lost: int = 0
+    again: int = 0
+    problems: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+class Supervisor:
+    """Restarts what ends, at once or after up to three seconds, as a service manager does."""
+
+    def __init__(self, consortium: Consortium, seed: int, *, patience_s: float = 3.0) -> None:
+        self.consortium = consortium
+        self.chance = random.Random(seed)  # noqa: S311  # repeatable
+        self.patience_s = patience_s
+        self.due: dict[str, float] = {}
+        self.restarts: list[tuple[str, float, int]] = []
+
+    def tend(self) -> None:
+        """One look at every process."""
+        now = time.monotonic()
+        for name, process in list(self.consortium.running.items()):
+            if process.poll() is None:
+                continue
+            if name not in self.due:
+                self.due[name] = now + self.chance.choice([0.0, self.chance.uniform(1, 3)]) * (
+                    self.patience_s / 3.0
+                )
+                self.restarts.append((name, time.time(), process.returncode))
+            elif now >= self.due[name]:
+                del self.due[name]
+                self.consortium.start(name)
+
+
+def run_study(
+    plan: Plan,
+    points: Sequence[Mapping[str, Any]],
+    *,
+    seed: int,
+    timeout_s: float = STUDY_S,
+    tend: Sequence[Any] = (),
+    hooks: Mapping[str, Any] | None = None,
+) -> Verdict:
+    """Run one study with kills at ``points`` and judge it."""
+    consortium = Consortium(plan, {**(hooks or {}), "points": list(points)})
+    consortium.found()
+    supervisor = Supervisor(consortium, seed)
+    verdict, started = Verdict(), time.monotonic()
+    try:
+        consortium.start_all()
+        consortium.wait(timeout_s, tend=[supervisor.tend, *tend])
+        time.sleep(0.3)
+    except (TimeoutError, RuntimeError) as error:
+        verdict.problems.append(str(error))
+    finally:
+        consortium.stop()
+    verdict.seconds = time.monotonic() - started
+    judge(plan, consortium, verdict)
+    _time(consortium, verdict, supervisor)
+    for point in points:
+        if point["id"] not in verdict.fired:
+            verdict.problems.append(f"{point['id']} was never reached")
+    return verdict
+
+
+def judge(plan: Plan, consortium: Consortium, verdict: Verdict) -> None:
+    """Hold what was recorded against the recomputation."""
+    run = plan.layout.run
+    for path in (plan.out / "fired").iterdir():
+        verdict.fired[path.name] = json.loads(path.read_text("utf-8") or "{}")
+    result = run / "result.json"
+    status = json.loads(result.read_text("utf-8"))["status"] if result.exists() else "no result"
+    if status != "completed":
+        verdict.problems.append(f"the study ended with {status}")
+    found = records(run)
+    events = [e["round"] for e in consortium.events() if e["event"] == "round.closed"]
+    committed = [record["round"] for record in found]
+    verdict.lost = sum(
+        committed.count(n) != 1
+        or events.count(n) > 1
+        or found[committed.index(n)]["order"] != (plan.names)
+        for n in range(1, plan.rounds + 1)
+    )
+    orders = [record["order"] for record in found]
+    expected = recomputation.rounds(
+        plan.shapes,
+        plan.cases_of(),
+        encoding=plan.stage.get("exchange", {}).get("encoding", "fp32"),
+        stage=STAGE,
+        orders=orders,
+    )
+    given = [record.get("model_sha256") for record in found]
+    verdict.wrong = sum(a != b for a, b in zip(given, expected, strict=True))
+    verdict.again = _trained_again(plan.out / "trained")
+    if verdict.wrong or verdict.lost:
+        verdict.problems.append(f"{verdict.wrong} wrong aggregates, {verdict.lost} rounds lost")
+
+
+def trainings(folder: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Site and line of everything the recipe noted."""
+    return [
+        (path.stem, json.loads(line))
+        for path in sorted(folder.glob("*.jsonl"))
+        for line in path.read_text("utf-8").splitlines()
+    ]
+
+
+def _trained_again(folder: Path) -> int:
+    """Trainings that were finished once already."""
+    ended = [(site, n["round"]) for site, n in trainings(folder) if n["what"] == "ended"]
+    return len(ended) - len(set(ended))
+
+
+def _time(consortium: Consortium, verdict: Verdict, supervisor: Supervisor) -> None:
+    """From the restart after each kill to the next thing that the killed one's work led to."""
+    events = consortium.events()
+    for name, note in verdict.fired.items():
+        killed, site = note["t"], note.get("site", "")
+        if site:
+            signs = [e["t"] for e in events if e.get("site") == site]
+            signs += [n["t"] for s, n in trainings(consortium.plan.out / "trained") if s == site]
+        else:
+            signs = [e["t"] for e in events]
+        signs += [e["t"] for e in events if e["event"] == "study.finished"]
+        back = [t for who, t, _ in supervisor.restarts if t >= killed - 0.1]
+        later = [t for t in signs if t > killed + 0.05]
+        verdict.away_s[name] = round(min(back) - killed, 2) if back else 0.0
+        if later:
+            verdict.resumed_s[name] = round(min(later) - killed, 2)
