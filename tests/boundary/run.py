@@ -23,10 +23,15 @@ from flwr.supercore.task_identity import TaskIdentity
 
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "reference" / "boundary.md"
-DECODERS = ("test_decoders.py", "test_papers.py", "test_ledger.py")
+DECODERS = (
+    "boundary/test_decoders.py",
+    "boundary/test_papers.py",
+    "boundary/test_ledger.py",
+    "common/test_encoding.py::test_noise_behind_a_valid_beginning_is_refused",
+)
 _EXAMPLES = re.compile(r"(\d+) passing, (\d+) failing, and \d+ invalid test cases")
 """What Hypothesis threw away as invalid never reached a decoder and does not count."""
-_TEST = re.compile(r"^tests/boundary/(test_\w+\.py)::(test_\w+):$", re.MULTILINE)
+_TEST = re.compile(r"^tests/\w+/(test_\w+\.py)::(test_\w+):$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -110,7 +115,7 @@ def fuzz() -> Part:
     done = subprocess.run(
         [
             *(sys.executable, "-P", "-m", "pytest", "-q", "--hypothesis-show-statistics"),
-            *(str(HERE / name) for name in DECODERS),
+            *(str(HERE.parent / name) for name in DECODERS),
         ],
         cwd=HERE.parents[1],
         env={**os.environ, "STILLROOM_FUZZ_EXAMPLES": examples},

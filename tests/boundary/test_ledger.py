@@ -194,17 +194,20 @@ LINES = WHOLE.splitlines(keepends=True)
 def test_ledgers_of_any_bytes(data: bytes) -> None:
     """A file of any bytes holds, is torn, or is damaged; nothing else happens."""
     state = verdict(lambda: check_lines(BytesIO(data)))
-    if state is not None and data != LINES[0]:
-        assert (state.lines, state.torn) == (0, data)
+    if state is not None:
+        # One line may say anything that a line can say: no later one speaks for it.
+        assert state.lines == data.count(b"\n") <= 1
+        assert data[state.size :] == state.torn
 
 
 @FUZZ
-@given(keep=st.integers(0, len(WHOLE)))
-def test_ledgers_cut_anywhere(keep: int) -> None:
+@given(keep=st.integers(0, len(WHOLE)), rest=st.binary(max_size=40))
+def test_ledgers_cut_anywhere(keep: int, rest: bytes) -> None:
     """Whatever a crash left of the end: whole lines hold, and the rest is known to be torn."""
-    state = check_lines(BytesIO(WHOLE[:keep]))
+    left = WHOLE[:keep] + rest.replace(b"\n", b"\0")
+    state = check_lines(BytesIO(left))
     assert state.lines == WHOLE[:keep].count(b"\n")
-    assert WHOLE[: state.size] + state.torn == WHOLE[:keep]
+    assert WHOLE[: state.size] + state.torn == left
 
 
 @FUZZ
