@@ -11,6 +11,8 @@ from stillroom.common.errors import ResourceError
 
 READ = 1 << 20
 """Bytes read at a time to take up the digest of what is there."""
+write = os.write
+"""Named here so that a test can have the disk fail."""
 
 
 class Incoming:
@@ -50,7 +52,7 @@ class Incoming:
         self.came += len(piece)
         with own_disk():
             while piece:
-                count = self._stream.write(piece)
+                count = write(self._stream.fileno(), piece)
                 self.digest.update(piece[:count])
                 self.held += count
                 piece = piece[count:]

@@ -9,7 +9,6 @@ import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,8 +16,8 @@ from stillroom.common.errors import ContractError, ResourceError
 
 RESERVE = 64 << 20
 """Bytes of disk left to everything else on this machine when an upload is let in."""
-PIECE = 1 << 20
-"""Bytes read from disk at a time."""
+write = os.write
+"""Named here so that a test can have the disk fail."""
 
 
 class WrongOffset(ContractError):  # noqa: N818  # it says what is so
@@ -82,7 +81,7 @@ class Upload:
         view = memoryview(piece)
         try:
             while view:
-                count = os.write(self._stream.fileno(), view)
+                count = write(self._stream.fileno(), view)
                 if self._hash is not None:
                     self._hash.update(view[:count])
                 self.have += count
@@ -148,14 +147,13 @@ def forget_idle(parts: list[Path]) -> bool:
     return False
 
 
-def require_room(folder: Path, nbytes: int, free: Callable[[Path], int] | None = None) -> None:
+def require_room(folder: Path, nbytes: int) -> None:
     """Refuse ``nbytes`` more on the disk of ``folder`` when they would fill it.
 
     Raises:
         ResourceError: STR-503.
     """
-    there = free(folder) if free is not None else shutil.disk_usage(folder).free
-    if there < nbytes + RESERVE:
+    if shutil.disk_usage(folder).free < nbytes + RESERVE:
         raise disk_failed(OSError(errno.ENOSPC, ""))
 
 
