@@ -122,13 +122,13 @@ def run_in_process(  # a study, where it is recorded, who takes part, who consen
 ) -> None:
     """Run a prepared study over ``sites`` (name -> site.toml), recording into folder ``run``.
 
-    Files wait in ``depot``, or beside ``run``. With a ``registry``, sites without consent in it
+    Files wait in ``depot``, or in a folder of that name in ``run``. With a ``registry``, sites without consent in it
     are left out.
 
     Raises:
         StillroomError: As the study run does.
     """
-    depot = depot or run.with_name(run.name + "-depot")
+    depot = depot or run / "depot"
     grid = LocalGrid(sites, Depot(depot), stop)
     context = Context(
         run_id=RUN_ID,
