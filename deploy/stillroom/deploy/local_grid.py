@@ -122,8 +122,8 @@ def run_in_process(  # a study, where it is recorded, who takes part, who consen
 ) -> None:
     """Run a prepared study over ``sites`` (name -> site.toml), recording into folder ``run``.
 
-    Files wait in ``depot``, or in a folder of that name in ``run``. With a ``registry``, sites without consent in it
-    are left out.
+    Files wait in ``depot``, or in a folder of that name in ``run``. With a ``registry``, sites
+    without consent in it are left out.
 
     Raises:
         StillroomError: As the study run does.
