@@ -1,19 +1,25 @@
 """kill -9 at every step of the gate's sequence, with the disk keeping or losing what was not synced.
 
-Two laws: whatever reached the wire is in the ledger, and no acknowledged entry is ever lost.
+Three laws: whatever reached the wire is in the ledger; no acknowledged entry is ever lost; and what
+rounding took from an update is added to the next one exactly once, whenever the courier died.
 """
 
 import json
 import os
+import shutil
 import signal
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import attempts
+import forgery
 import pytest
 from attempts import Case, Wire
 
 from stillroom.client.ledger import Disk, Entry, Ledger, check, read
-from stillroom.common.tensorfile import weights_digest
+from stillroom.common.messages import pack_task
 
 pytestmark = pytest.mark.usefixtures("inside_a_task")
 
@@ -84,6 +90,19 @@ class DyingWire(Wire):
         Death.step()
         super().confirm(run_id, message_id)
 
+    def fetch(self, sha256: str, nbytes: int, into: Path) -> int:
+        """A model comes."""
+        Death.step()
+        return super().fetch(sha256, nbytes, into)
+
+    def send(self, sha256: str, path: Path, nbytes: int) -> int:
+        """The file leaves."""
+        note(self.folder / "wire", json.dumps(["file", sha256]))
+        Death.step()
+        sent = super().send(sha256, path, nbytes)
+        Death.step()
+        return sent
+
     def push(self, reply, tree, seconds):  # type: ignore[no-untyped-def]
         """The announcement leaves."""
         note(self.folder / "wire", json.dumps(["push", reply.has_error()]))
@@ -98,12 +117,30 @@ class DyingWire(Wire):
         Death.step()
 
 
+def stepping(call: Callable[..., Any]) -> Callable[..., Any]:
+    """A call of the operating system with a step before and after it."""
+
+    def made(*arguments: Any, **more: Any) -> Any:
+        Death.step()
+        result = call(*arguments, **more)
+        Death.step()
+        return result
+
+    return made
+
+
 def die(case: Case, folder: Path, at: int) -> bool:
-    """Run ``case`` in a process that is killed at step ``at``; False when it got through."""
+    """Run ``case`` in a process that is killed at step ``at``; False when it got through.
+
+    A step is a call on the wire, a write or fsync of the ledger, and every fsync, rename and
+    removal of whatever else the courier keeps.
+    """
     child = os.fork()
     if child == 0:
         try:
             Death.left, DyingWire.folder = at, folder
+            for name in ("replace", "fsync", "unlink"):
+                setattr(os, name, stepping(getattr(os, name)))
             ledger = AcknowledgingLedger(folder / "ledger.jsonl", disk=DyingDisk(folder))
             attempts.attempt(case, folder, ledger=ledger, kind_of_wire=DyingWire)
         finally:
@@ -138,10 +175,80 @@ def test_killed_at_every_step(tmp_path: Path, case: Case, kept: float) -> None:
         left = [json.loads(line) for line in lines(folder / "wire")]
         if left:
             assert found[-1].kind == ("sent" if case is HONEST else "refused")
-            assert found[-1].content == (weights_digest(attempts.GOOD) if case is HONEST else "")
+            assert found[-1].content == (
+                attempts.digest(attempts.GOOD_FILE) if case is HONEST else ""
+            )
         assert check(path).torn == b""
         at += 1
-    assert at > (25 if case is HONEST else 15)
+    assert at > (40 if case is HONEST else 25)
+
+
+def in_round(number: int, encoding: str) -> Case:
+    """An honest update of a round, as a change."""
+    prepared = attempts.study(encoding)
+    content = lambda: pack_task(attempts.ask(number=number, prepared=prepared))  # noqa: E731
+    return Case(f"round {number}", (), content=content, prepared=prepared)
+
+
+def left(case: Case, folder: Path) -> dict[str, bytes]:
+    """Run a round to its end; the file that left."""
+    return attempts.attempt(case, folder).wire.sent
+
+
+@pytest.mark.parametrize(("encoding", "stride"), [("bf16-delta", 2), ("int8-delta", 5)])
+def test_what_rounding_took_comes_back_once(tmp_path: Path, encoding: str, stride: int) -> None:
+    """Killed at any step of round 2 and asked again, it sends the bytes it would have sent.
+
+    What it keeps for round 3 is the same, too. Files that were never fsynced are cut in half at
+    the kill.
+    """
+    one, two, three = (in_round(number, encoding) for number in (1, 2, 3))
+    plain, started = tmp_path / "plain", tmp_path / "started"
+    plain.mkdir()
+    first = left(one, plain)
+    shutil.copytree(plain, started)
+    second, kept = left(two, plain), record(plain)
+    # The same update each time, but for what was left over.
+    assert len({*first, *second, *left(three, plain)}) == 3
+
+    at, killed = 0, True
+    while killed:
+        folder = tmp_path / "killed"
+        shutil.copytree(started, folder)
+        killed = die(two, folder, at)
+        gone = [json.loads(line)[1] for line in lines(folder / "wire") if "file" in line]
+        assert gone in ([], list(second))
+        for path in folder.rglob("*.blob"):
+            os.truncate(path, path.stat().st_size // 2)
+        assert left(two, folder) == second
+        assert record(folder) == kept
+        shutil.rmtree(folder)
+        at += stride
+    assert at > 40
+
+
+def record(folder: Path) -> bytes:
+    """What the outbox knows: digests of the file, of what went into it and of what is left."""
+    (found,) = folder.rglob("record.json")
+    return found.read_bytes()
+
+
+def test_a_refused_update_takes_nothing_with_it(tmp_path: Path) -> None:
+    """What rounding took is still there for the next update, and no file is left behind."""
+    good, bad = in_round(1, "bf16-delta"), in_round(2, "bf16-delta")
+    again = in_round(2, "bf16-delta")
+    plain, other = tmp_path / "plain", tmp_path / "other"
+    plain.mkdir()
+    other.mkdir()
+    left(good, plain)
+    expected = left(again, plain)
+
+    left(good, other)
+    broken = replace(bad, reply=forgery.with_file(attempts.GOOD_FILE[:-4]))
+    result = attempts.attempt(broken, other)
+    assert result.code == "STR-300"
+    assert sorted(name.split(".")[1] for name in result.left_behind) == ["blob", "json", "residual"]
+    assert left(again, other) == expected
 
 
 def test_an_entry_that_could_not_be_written_keeps_the_update_here(tmp_path: Path) -> None:
