@@ -33,6 +33,7 @@ FLOWER = {
     "server/stillroom/server/edge.py",
     "server/stillroom/server/app.py",
     "server/stillroom/server/arrivals.py",
+    "server/stillroom/server/exchange.py",
     "client/stillroom/client/app.py",
     "client/stillroom/client/carriage.py",
     "client/stillroom/client/courier.py",

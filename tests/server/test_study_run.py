@@ -1,7 +1,11 @@
 """A whole study against sites that can fail on command: late, refused, hostile, or gone."""
 
+import errno
+import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,14 +13,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stillroom.common.errors import ConfigError, ContractError, StillroomError
+from stillroom.common.errors import ConfigError, ContractError, StillroomError, TrustError
 from stillroom.common.manifest import Manifest, TensorSpec
-from stillroom.common.messages import INVENTORY, LABEL, ROUND, STAGE, Reply
+from stillroom.common.messages import INVENTORY, LABEL, ROUND, STAGE, Reply, UpdateRef
 from stillroom.common.study import PreparedStage, PreparedStudy, Study
-from stillroom.common.tensorfile import read_weights, write_weights
+from stillroom.common.tensorfile import parse, read_weights, serialise, write_weights
+from stillroom.server.app import require_student
+from stillroom.server.asking import Awaited, Call
+from stillroom.server.depot import Depot
+from stillroom.server.endings import Ended, Paused
 from stillroom.server.rounds.outcome import Answer
-from stillroom.server.store.journal import Journal, read_events
-from stillroom.server.study_run import Call, StudyRun, require_student
+from stillroom.server.store.folder import RunFolder, claimed, is_free
+from stillroom.server.store.journal import read_events
+from stillroom.server.study_run import StudyRun
 
 LABELS = {"vessels": ["AO"], "hinge": ["NCC"]}
 TRAINED = ("t-vessels", "t-hinge", "student")
@@ -57,42 +66,60 @@ def study(**section: Any) -> Study:
     )
 
 
-Fault = Callable[[Call], Answer | None]
+Sent = tuple[Mapping[str, Any], Reply]
+"""Weights of an update's file, and the reply that goes with it (its update is filled in)."""
+Fault = Callable[[Call], Answer | Sent | None]
 
 
 @dataclass
 class FakeExchange:
     """Sites that answer as they should, unless ``fault`` has another answer for a call."""
 
+    depot: Depot
     names: tuple[str, ...] = tuple(SITES)
     fault: Fault = lambda _: None
     asked: list[Call] = field(default_factory=list)
+    backwards: bool = False
 
     def sites(self) -> tuple[str, ...]:
         """All that are connected."""
         return self.names
 
-    def ask(self, calls: Sequence[Call], *, deadline_s: float) -> Iterator[tuple[Call, Answer]]:
-        """One answer per call, in order."""
-        assert deadline_s > 0
-        for call in calls:
+    def ask(self, calls: Sequence[Call], *, awaited: Awaited) -> Iterator[tuple[Call, Answer]]:
+        """One answer per call; silence is no answer at all."""
+        for call in reversed(calls) if self.backwards else calls:
+            assert call.key in awaited() or awaited() == set()
             self.asked.append(call)
-            yield call, self.fault(call) or Answer(self.reply(call), None, 0.5)
+            answer = self.fault(call) or self.reply(call)
+            if isinstance(answer, tuple):
+                answer = Answer(self.sent(call, *answer), None, 0.5)
+            if answer != LATE:
+                yield call, answer
 
-    def reply(self, call: Call) -> Reply:
+    def sent(self, call: Call, weights: Mapping[str, Any], reply: Reply) -> Reply:
+        """The reply, with its update uploaded."""
+        data = serialise(weights)
+        sha256 = hashlib.sha256(data).hexdigest()
+        have, whole = self.depot.have(call.site, sha256)
+        if not whole:
+            self.depot.append(call.site, sha256, [data[have:]], offset=have, total=len(data))
+        base = call.task.models[call.task.stage].sha256
+        return Reply(UpdateRef("fp32", base, sha256, len(data)), reply.samples, reply.metrics)
+
+    def reply(self, call: Call) -> Answer | Sent:
         """What a site without a fault says."""
         if call.kind == INVENTORY:
-            return Reply(metrics=SITES[call.site])
+            return Answer(Reply(metrics=SITES[call.site]), None, 0.5)
         if call.kind == LABEL:
-            return Reply(metrics={"pseudo.vessels.written": 3})
+            return Answer(Reply(metrics={"pseudo.vessels.written": 3}), None, 0.5)
         if call.kind == STAGE:
             prefix = "eval.vessels.AO."
-            return Reply(
-                metrics={prefix + "cases": 2, prefix + "dice": 0.9, prefix + "detected": 1.0}
-            )
-        assert call.task.weights is not None
-        weights = {name: value + 1 for name, value in call.task.weights.items()}
-        return Reply(weights, {"trunk": 2, "head.vessels": 2}, {"train.loss": 0.5})
+            numbers = {prefix + "cases": 2, prefix + "dice": 0.9, prefix + "detected": 1.0}
+            return Answer(Reply(metrics=numbers), None, 0.5)
+        path = self.depot.outgoing(call.task.models[call.task.stage].sha256)
+        assert path is not None, "a site cannot fetch the model"
+        weights = {name: value + 1 for name, value in parse(path.read_bytes()).items()}
+        return weights, Reply(samples={"trunk": 2, "head.vessels": 2}, metrics={"train.loss": 0.5})
 
 
 @dataclass
@@ -100,16 +127,36 @@ class World:
     """A prepared study on disk and where its run goes."""
 
     folder: Path
+    error: BaseException | None = None
+    heed: Callable[[], None] = lambda: None
 
-    def run(self, exchange: FakeExchange, **section: Any) -> dict[str, Any]:
-        """Run the study; its result.json, whether it raised or not."""
+    @property
+    def depot(self) -> Depot:
+        """Where files are on their way."""
+        return Depot(self.folder / "depot")
+
+    def prepared(self, **section: Any) -> PreparedStudy:
+        """The study, with its initial weights on disk."""
         digest = write_weights(self.folder / "weights", START)
         stage = PreparedStage(initial_sha256=digest, manifest=MANIFEST)
-        prepared = PreparedStudy(study=study(**section), stages=dict.fromkeys(TRAINED, stage))
-        self.error: BaseException | None = None
-        run = StudyRun(prepared, self.folder / "weights", exchange, Journal(self.folder / "run"))
+        return PreparedStudy(study=study(**section), stages=dict.fromkeys(TRAINED, stage))
+
+    def start(self, exchange: FakeExchange, **section: Any) -> StudyRun:
+        """A process of the run, about to begin."""
+        folder = RunFolder(self.folder / "run", self.folder / "weights")
+        return StudyRun(self.prepared(**section), folder, exchange, self.depot, heed=self.heed)
+
+    def run(
+        self,
+        fault: Fault = lambda _: None,
+        names: tuple[str, ...] = tuple(SITES),
+        **section: Any,
+    ) -> dict[str, Any]:
+        """Run the study; its result.json, whether it raised or not."""
+        self.exchange = FakeExchange(self.depot, names, fault)
+        self.error = None
         try:
-            run.run()
+            self.start(self.exchange, **section).run()
         except Exception as error:  # noqa: BLE001  # looked at by the test
             self.error = error
         return json.loads((self.folder / "run" / "result.json").read_text("utf-8"))
@@ -118,16 +165,20 @@ class World:
         """Every event called ``name``."""
         return [e for _, e in read_events(self.folder / "run") if e["event"] == name]
 
+    def student(self, result: dict[str, Any]) -> Mapping[str, Any]:
+        """Its weights."""
+        return read_weights(self.folder / "run" / "weights", result["student"]["sha256"])
+
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     return World(tmp_path)
 
 
-def at(kind: str, site: str, answer: Answer, *, stage: str = "", number: int = 0) -> Fault:
+def at(kind: str, site: str, answer: Answer | Sent, *, stage: str = "", number: int = 0) -> Fault:
     """The fault of one site in one kind of call."""
 
-    def fault(call: Call) -> Answer | None:
+    def fault(call: Call) -> Answer | Sent | None:
         hit = (
             call.kind == kind
             and call.site == site
@@ -144,8 +195,8 @@ LATE = Answer(None, None, 9.0)
 
 def test_everything_goes_well(world: World) -> None:
     """Stages in order, models committed, scores of the held-out site, and no note."""
-    exchange = FakeExchange()
-    result = world.run(exchange)
+    result = world.run()
+    exchange = world.exchange
 
     assert world.error is None
     assert (result["status"], result["complete_participation"], result["notes"]) == (
@@ -161,14 +212,12 @@ def test_everything_goes_well(world: World) -> None:
     ]
     assert [len(stage["rounds"]) for stage in result["stages"]] == [2, 1, 1, 2]
     assert result["metrics"]["pooled"]["vessels"]["mean_dice"] == 0.9
-    student = read_weights(world.folder / "run" / "weights", result["student"]["sha256"])
-    np.testing.assert_array_equal(student["trunk.w"], np.full(4, 2.0))
+    np.testing.assert_array_equal(world.student(result)["trunk.w"], np.full(4, 2.0))
     assert [c.site for c in exchange.asked if c.task.stage == "student" and c.kind == ROUND] == [
         "harbour", "river", "harbour", "river",
     ]  # fmt: skip
     labelled = next(c for c in exchange.asked if c.kind == LABEL)
-    assert labelled.task.teachers.keys() == {"t-vessels", "t-hinge"}
-    assert labelled.task.weights is None
+    assert labelled.task.models.keys() == {"t-vessels", "t-hinge"}
     assert world.events("study.finished")[-1]["status"] == "completed"
     record = json.loads((world.folder / "run" / "round-student-0001.json").read_text())
     assert record["evaluation"].keys() == {"summit"}
@@ -176,8 +225,8 @@ def test_everything_goes_well(world: World) -> None:
 
 def test_teachers_of_a_wave_are_asked_together(world: World) -> None:
     """Both owners work at the same time: one `ask` holds the first round of both stages."""
-    exchange = FakeExchange()
-    world.run(exchange)
+    world.run()
+    exchange = world.exchange
     rounds = [(c.task.stage, c.task.round) for c in exchange.asked if c.kind == ROUND]
 
     assert rounds[:3] == [("t-vessels", 1), ("t-hinge", 1), ("t-vessels", 2)]
@@ -188,19 +237,19 @@ BAD = {
     "failed": (Answer(None, "STR-401", 1.0), "STR-401"),
     "refused": (Answer(None, "STR-205", 1.0), "STR-205"),
     "nan": (
-        Answer(Reply({**START, "trunk.w": np.full(4, np.nan, np.float32)}, {"trunk": 1}), None, 1),
+        ({**START, "trunk.w": np.full(4, np.nan, np.float32)}, Reply(samples={"trunk": 1})),
         "STR-303",
     ),
     "1e30": (
-        Answer(Reply({**START, "trunk.w": np.full(4, 1e30, np.float32)}, {"trunk": 1}), None, 1),
+        ({**START, "trunk.w": np.full(4, 1e30, np.float32)}, Reply(samples={"trunk": 1})),
         "STR-303",
     ),
     "extra tensor": (
-        Answer(Reply({**START, "name": np.zeros(1, np.float32)}, {"trunk": 1}), None, 1),
+        ({**START, "name": np.zeros(1, np.float32)}, Reply(samples={"trunk": 1})),
         "STR-301",
     ),
-    "name in a metric": (Answer(Reply(START, {"trunk": 1}, {"DOE^JANE": 1}), None, 1), "STR-304"),
-    "name in a count": (Answer(Reply(START, {"DOE^JANE": 1}), None, 1), "STR-304"),
+    "name in a metric": ((START, Reply(None, {"trunk": 1}, {"DOE^JANE": 1})), "STR-304"),
+    "name in a count": ((START, Reply(None, {"DOE^JANE": 1})), "STR-304"),
 }
 
 
@@ -208,7 +257,7 @@ BAD = {
 def test_one_bad_site_never_fails_a_round(world: World, name: str) -> None:
     """The round goes on with the others; the record and a note say who and why, in our words."""
     answer, word = BAD[name]
-    result = world.run(FakeExchange(fault=at(ROUND, "river", answer, stage="student", number=2)))
+    result = world.run(at(ROUND, "river", answer, stage="student", number=2))
 
     assert world.error is None
     assert (result["status"], result["complete_participation"]) == ("completed", False)
@@ -218,18 +267,13 @@ def test_one_bad_site_never_fails_a_round(world: World, name: str) -> None:
     assert len(result["notes"]) == 1
     assert "student, round 2: river" in result["notes"][0]
     assert "DOE" not in "".join(p.read_text() for p in (world.folder / "run").glob("*.json*"))
-    student = read_weights(world.folder / "run" / "weights", result["student"]["sha256"])
-    np.testing.assert_array_equal(student["trunk.w"], np.full(4, 2.0))
+    np.testing.assert_array_equal(world.student(result)["trunk.w"], np.full(4, 2.0))
 
 
 def test_all_failing_is_a_failed_study(world: World) -> None:
     """STR-305 with every site's reason; what was reached stays recorded."""
     broken = Answer(None, "STR-401", 1.0)
-    result = world.run(
-        FakeExchange(
-            fault=lambda c: broken if (c.kind, c.task.stage) == (ROUND, "student") else None
-        )
-    )
+    result = world.run(lambda c: broken if (c.kind, c.task.stage) == (ROUND, "student") else None)
 
     assert isinstance(world.error, ContractError)
     assert world.error.code == "STR-305"
@@ -246,7 +290,7 @@ def test_all_failing_is_a_failed_study(world: World) -> None:
 def test_below_quorum(world: World) -> None:
     """One of two is not enough where two are asked for."""
     fault = at(ROUND, "river", LATE, stage="student")
-    result = world.run(FakeExchange(fault=fault), quorum={"min_sites": 2})
+    result = world.run(fault, quorum={"min_sites": 2})
 
     assert isinstance(world.error, ContractError)
     assert result["error"]["code"] == "STR-306"
@@ -254,8 +298,8 @@ def test_below_quorum(world: World) -> None:
 
 def test_label_nobody_owns_is_known_before_any_stage(world: World) -> None:
     """STR-104 after the inventory, not after an hour of other stages."""
-    exchange = FakeExchange(names=("river",))
-    result = world.run(exchange)
+    result = world.run(names=("river",))
+    exchange = world.exchange
 
     assert isinstance(world.error, ConfigError)
     assert result["error"]["code"] == "STR-104"
@@ -267,8 +311,8 @@ def test_label_nobody_owns_is_known_before_any_stage(world: World) -> None:
 @pytest.mark.parametrize("answer", [LATE, Answer(None, "STR-410", 1.0)])
 def test_site_without_an_inventory_takes_no_part(world: World, answer: Answer) -> None:
     """It is left out and named; the others go on without it."""
-    exchange = FakeExchange(fault=at(INVENTORY, "summit", answer))
-    result = world.run(exchange)
+    result = world.run(at(INVENTORY, "summit", answer))
+    exchange = world.exchange
 
     assert world.error is None
     assert "summit takes no part" in result["notes"][0]
@@ -278,7 +322,7 @@ def test_site_without_an_inventory_takes_no_part(world: World, answer: Answer) -
 def test_site_without_cases_is_noted(world: World) -> None:
     """It is connected and has nothing: participation was not complete, and the notes say so."""
     nothing = Answer(Reply(metrics={"inventory.cases": 0}), None, 1.0)
-    result = world.run(FakeExchange(fault=at(INVENTORY, "summit", nothing)))
+    result = world.run(at(INVENTORY, "summit", nothing))
 
     assert world.error is None
     assert result["notes"] == ["summit has no usable case."]
@@ -287,27 +331,11 @@ def test_site_without_cases_is_noted(world: World) -> None:
 
 def test_a_site_that_cannot_score_is_a_note(world: World) -> None:
     """Scores of the others are kept; the table pools what there is."""
-    result = world.run(FakeExchange(fault=at(STAGE, "summit", LATE, stage="student")))
+    result = world.run(at(STAGE, "summit", LATE, stage="student"))
 
     assert world.error is None
     assert any("summit could not be scored" in note for note in result["notes"])
     assert "summit" not in result["metrics"]
-
-
-def test_damaged_initial_weights(world: World) -> None:
-    """The study never starts from weights that are not the agreed ones."""
-    digest = write_weights(world.folder / "weights", START)
-    original = FakeExchange.sites
-
-    class Saboteur(FakeExchange):
-        def sites(self) -> tuple[str, ...]:
-            path = world.folder / "weights" / f"{digest}.safetensors"
-            path.write_bytes(path.read_bytes() + b"\0")
-            return original(self)
-
-    result = world.run(Saboteur())
-
-    assert result["error"]["code"] == "STR-204"
 
 
 def test_a_bug_is_a_failed_study_too(world: World) -> None:
@@ -317,7 +345,7 @@ def test_a_bug_is_a_failed_study_too(world: World) -> None:
         if call.task.stage == "student":
             raise RuntimeError("DOE^JANE")
 
-    result = world.run(FakeExchange(fault=fault))
+    result = world.run(fault)
 
     assert isinstance(world.error, RuntimeError)
     assert (result["status"], result["error"]["code"]) == ("failed", "STR-505")
@@ -333,3 +361,250 @@ def test_study_without_a_student() -> None:
     with pytest.raises(StillroomError) as caught:
         require_student(whole.model_copy(update={"stage": whole.stage[:-1]}))
     assert caught.value.code == "STR-103"
+
+
+# -- what survives -----------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing is caught, nothing is tidied."""
+
+
+@dataclass
+class Plug:
+    """Pulled at the n-th durable write, before or after it."""
+
+    countdown: int
+    after: bool = False
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Count every file that is put in place, and every removal."""
+        for name in ("replace", "unlink"):
+            monkeypatch.setattr(Path, name, self.wrap(getattr(Path, name)))
+        monkeypatch.setattr("os.replace", self.wrap(os.replace))
+
+    def wrap(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """The call, with the plug in it."""
+
+        def wrapped(*arguments: Any, **named: Any) -> Any:
+            self.countdown -= 1
+            if self.countdown == 0 and not self.after:
+                raise Killed
+            answer = call(*arguments, **named)
+            if self.countdown == 0:
+                raise Killed
+            return answer
+
+        return wrapped
+
+
+def outcome_of(result: dict[str, Any]) -> dict[str, Any]:
+    """A result without its times."""
+    text = json.dumps(result)
+    for key in ("seconds", "started_at"):
+        text = re.sub(rf'"{key}": [0-9.e+-]+', f'"{key}": 0', text)
+    return dict(json.loads(text))
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_killed_at_every_write(tmp_path: Path, after: bool) -> None:
+    """Whatever was on its way to disk: the same student, every round once, nothing left over."""
+    whole = World(tmp_path / "whole")
+    expected = outcome_of(whole.run())
+    step, kills, previous = 5, 0, 0
+    for number in range(1, 400, step):
+        world = World(tmp_path / str(number))
+        fault = at(ROUND, "river", Answer(None, "STR-401", 1.0), stage="t-vessels", number=9)
+        plug = Plug(number, after)
+        with pytest.MonkeyPatch.context() as patch:
+            exchange = FakeExchange(world.depot, fault=fault)
+            run = world.start(exchange)
+            plug.install(patch)
+            try:
+                run.run()
+            except Killed:
+                kills += 1
+        assert outcome_of(world.run()) == expected, number
+        closed = [(e["stage"], e["round"]) for e in world.events("round.closed")]
+        assert sorted(set(closed)) == sorted(closed), number
+        assert len(closed) == 6
+        assert len(world.events("study.finished")) == 1
+        assert not [p for p in (world.folder / "depot" / "in").rglob("*") if p.is_file()], number
+        if plug.countdown > 0:
+            break
+        previous = number
+    assert kills > 10, previous
+
+
+def test_a_round_is_asked_again_and_no_other(world: World) -> None:
+    """A signal in the middle of the student's second round: that round is repeated, nothing before."""
+
+    def fault(call: Call) -> None:
+        if (call.kind, call.task.stage, call.task.round) == (ROUND, "student", 2):
+            raise SystemExit(0)
+
+    exchange = FakeExchange(world.depot, fault=fault)
+    with pytest.raises(SystemExit):
+        world.start(exchange).run()
+    assert not (world.folder / "run" / "result.json").exists()
+    assert world.events("study.paused")
+    result = world.run()
+
+    assert result["status"] == "completed"
+    assert [(c.kind, c.task.stage, c.task.round) for c in world.exchange.asked[:2]] == [
+        (ROUND, "student", 2),
+        (ROUND, "student", 2),
+    ]
+    assert [e["closed"]["student"] for e in world.events("study.resumed")] == [1]
+    np.testing.assert_array_equal(world.student(result)["trunk.w"], np.full(4, 2.0))
+
+
+def test_pause_and_end(world: World) -> None:
+    """A pause is no end; an end is one, with STR-508, wherever the study was."""
+    asked: list[Call] = []
+
+    def stop() -> None:
+        if len(asked) == 1:
+            raise Paused("lunch")
+        if len(asked) > 1:
+            raise Ended
+
+    world.heed = stop
+    exchange = FakeExchange(world.depot, asked=asked)
+    with pytest.raises(Paused):
+        world.start(exchange).run()
+    assert world.events("study.paused")[-1]["reason"] == "lunch"
+    assert not (world.folder / "run" / "result.json").exists()
+
+    asked *= 2
+    world.start(FakeExchange(world.depot, asked=asked)).run()
+    result = json.loads((world.folder / "run" / "result.json").read_text())
+    assert (result["status"], result["error"]["code"]) == ("failed", "STR-508")
+    assert len(world.events("study.finished")) == 1
+
+
+def test_ending_a_study_nobody_works_on(world: World) -> None:
+    """Without a site, without a server; and what has ended already stays as it ended."""
+    run = world.start(FakeExchange(world.depot))
+    run.end(ContractError("x", fix="y", code="STR-306"))
+    run = world.start(FakeExchange(world.depot))
+    run.end(ContractError("x", fix="y", code="STR-305"))
+    result = json.loads((world.folder / "run" / "result.json").read_text())
+
+    assert result["error"]["code"] == "STR-306"
+
+
+def test_a_full_disk_is_a_pause(world: World) -> None:
+    """STR-503 to whoever watches; after room was made, the study goes on."""
+
+    def fault(call: Call) -> None:
+        if call.task.stage == "student":
+            raise OSError(errno.ENOSPC, "DOE^JANE")
+
+    with pytest.raises(Paused) as caught:
+        world.start(FakeExchange(world.depot, fault=fault)).run()
+    assert caught.value.give_up
+    assert world.events("study.paused")[-1]["reason"].startswith("STR-503")
+    assert world.run()["status"] == "completed"
+    assert "DOE" not in (world.folder / "run" / "events.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda text: text[: len(text) // 2],
+        lambda text: text.replace('"stillroom-run-1"', '"stillroom-run-9"'),
+        lambda text: re.sub(r'"study": "[0-9a-f]{64}"', f'"study": "{"0" * 64}"', text),
+        lambda text: text.replace('"phase": "done"', '"phase": "lunch"'),
+    ],
+)
+def test_a_damaged_state_is_never_guessed_at(world: World, spoil: Callable[[str], str]) -> None:
+    """STR-514, and nothing in the folder is changed."""
+    world.run()
+    path = world.folder / "run" / "state.json"
+    path.write_text(spoil(path.read_text()))
+    before = {p: p.read_bytes() for p in (world.folder / "run").rglob("*") if p.is_file()}
+
+    with pytest.raises(TrustError) as caught:
+        world.start(FakeExchange(world.depot)).run()
+    assert caught.value.code == "STR-514"
+    assert {p: p.read_bytes() for p in (world.folder / "run").rglob("*") if p.is_file()} == before
+
+
+def test_the_order_of_arrival_changes_nothing(tmp_path: Path) -> None:
+    """Sums are made in the order of names, so the student is the same to the bit."""
+    forth, back = World(tmp_path / "forth"), World(tmp_path / "back")
+    expected = outcome_of(forth.run())
+    exchange = FakeExchange(back.depot, backwards=True)
+    back.start(exchange).run()
+
+    assert outcome_of(json.loads((back.folder / "run" / "result.json").read_text())) == expected
+
+
+def test_a_missing_file_is_refused(world: World) -> None:
+    """STR-311: the reply names an update that never arrived, or whose bytes are others."""
+
+    def missing(call: Call) -> Answer | None:
+        if (call.kind, call.site, call.task.stage) != (ROUND, "river", "student"):
+            return None
+        base = call.task.models["student"].sha256
+        update = UpdateRef("fp32", base, "ab" * 32, len(serialise(START)))
+        return Answer(Reply(update, {"trunk": 1}), None, 1.0)
+
+    result = world.run(missing)
+
+    sites = result["stages"][-1]["rounds"][0]["sites"]
+    assert sites["river"]["reason"].startswith("STR-311")
+    assert result["status"] == "completed"
+
+
+def test_late_answers_are_written_down_and_dropped(world: World) -> None:
+    """An answer to an earlier call comes during a later one: an event, no sum, no file left."""
+    late: list[tuple[Call, Answer]] = []
+
+    class Slow(FakeExchange):
+        def ask(self, calls: Sequence[Call], *, awaited: Awaited) -> Iterator[tuple[Call, Answer]]:
+            """River's first update comes in the second round."""
+            if (calls[0].kind, calls[0].task.stage, calls[0].task.round) == (ROUND, "student", 2):
+                yield from late
+            for call, answer in super().ask(calls, awaited=awaited):
+                if (call.kind, call.site, call.task.stage) == (
+                    ROUND,
+                    "river",
+                    "student",
+                ) and not late:
+                    late.append((call, answer))
+                else:
+                    yield call, answer
+
+    world.start(Slow(world.depot)).run()
+    result = json.loads((world.folder / "run" / "result.json").read_text())
+    first, second = result["stages"][-1]["rounds"]
+
+    assert (first["order"], second["order"]) == (["harbour"], ["harbour", "river"])
+    assert first["sites"]["river"]["status"] == "late"
+    assert [(e["site"], e["round"]) for e in world.events("site.late")] == [("river", 1)]
+    assert not [p for p in (world.folder / "depot" / "in").rglob("*") if p.is_file()]
+
+
+def test_what_a_round_keeps(world: World) -> None:
+    """The digest of every update, and on disk only the models that the study still names."""
+    result = world.run()
+    record = json.loads((world.folder / "run" / "round-student-0002.json").read_text())
+    first = json.loads((world.folder / "run" / "round-student-0001.json").read_text())
+
+    assert record["sites"]["river"]["update"]["base"] == first["model_sha256"]
+    assert len(record["sites"]["river"]["update"]["sha256"]) == 64
+    kept = {path.stem for path in (world.folder / "run" / "weights").iterdir()}
+    assert kept == set(result["models"].values())
+
+
+def test_one_process_a_folder(tmp_path: Path) -> None:
+    """STR-512 for the second; free again when the first is gone, however it went."""
+    assert is_free(tmp_path)
+    with claimed(tmp_path):
+        assert not is_free(tmp_path)
+        with pytest.raises(StillroomError) as caught, claimed(tmp_path):
+            pass
+        assert caught.value.code == "STR-512"
+    assert is_free(tmp_path)

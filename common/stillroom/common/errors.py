@@ -89,7 +89,9 @@ CODES: dict[str, str] = {
     "STR-507": "Another process is writing this site's ledger.",
     "STR-508": "Somebody stopped the run.",
     "STR-511": "The runner of this site is not running.",
+    "STR-512": "Another process works in this run's folder.",
     "STR-513": "Another runner works for this site.",
+    "STR-514": "The record of a run is damaged, or belongs to another study.",
 }
 
 

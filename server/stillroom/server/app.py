@@ -1,26 +1,34 @@
-"""ServerApp: carries a study's tasks to the sites over Flower's Grid, and their answers back."""
+"""ServerApp: runs the study that a run's configuration names, from where its folder says it is."""
 
+import contextlib
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
-from flwr.app import Context, Message
+from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from stillroom.common.errors import StillroomError
-from stillroom.common.lifetime import patience
-from stillroom.common.messages import MESSAGE_TYPES, SITE_FAILED, pack_task, read_reply
-from stillroom.common.study import PreparedStudy
-from stillroom.server.arrivals import UNREADABLE, bound_arrays, look_sooner
+from stillroom.common.errors import ConfigError, StillroomError
+from stillroom.common.study import PreparedStudy, Study
+from stillroom.server.arrivals import look_sooner, patient, refuse_arrays
 from stillroom.server.consents import RegistryConsents
-from stillroom.server.rounds.outcome import Answer
+from stillroom.server.depot import Depot
+from stillroom.server.endings import Ended, Paused, ending
+from stillroom.server.exchange import GridExchange
+from stillroom.server.store.folder import STATE, RunFolder, claimed
 from stillroom.server.store.journal import Journal
-from stillroom.server.study_run import Call, StudyRun, require_student, vars_of
+from stillroom.server.store.runs import ENDED, RUNNING, Runs
+from stillroom.server.study_run import StudyRun
 
 log = logging.getLogger(__name__)
 
 app = ServerApp()
+
+LOCK_S = 10.0
+"""How long a process waits for the one before it in the same folder to be gone."""
+HEED_S = 0.5
+"""How often the operator's wish is looked up."""
 
 
 @app.main()
@@ -28,108 +36,120 @@ def main(grid: Grid, context: Context) -> None:
     """Run the study named in the run configuration.
 
     Keys: ``study`` (folder of the prepared study), ``run`` (folder for records and weights),
-    ``sites`` (expected names, comma-separated), ``poll-s``, ``connect-s``, ``registry`` (its
-    file; without one, consent is left to the sites alone).
+    ``sites`` (names to wait for, comma-separated), ``poll-s``, ``connect-s``, ``registry`` (its file; without
+    one, consent is left to the sites alone), ``depot`` (folder of files on their way; below the
+    run's without one), ``starts`` (folder of couriers' starts), ``runs`` (the table of runs) and
+    ``name`` (of this run in it); without the last two, nobody is asked whether it is to go on.
+
+    Raises:
+        StillroomError: Why the study ended; or why it cannot be run from here.
     """
-    settings = context.run_config
-    study_dir, run_dir = Path(str(settings["study"])), Path(str(settings["run"]))
+    settings = {key: str(value) for key, value in context.run_config.items()}
+    run_dir = Path(settings["run"])
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(claimed(run_dir, wait_s=LOCK_S))
+        wish = stack.enter_context(Wish(settings.get("runs", ""), settings.get("name", "")))
+        try:
+            _run(grid, settings, wish)
+        except Paused as pause:
+            if pause.give_up:
+                wish.give_up(pause.reason)
+            log.warning("study.paused", extra={"note": pause.reason})
+
+
+def _run(grid: Grid, settings: dict[str, str], wish: "Wish") -> None:
+    study_dir, run_dir = Path(settings["study"]), Path(settings["run"])
+    refuse_arrays()
+    look_sooner()
+    patient(grid)
     journal = Journal(run_dir)
-    exchange = GridExchange(grid, poll_s=float(settings["poll-s"]))
-    expected = {name for name in str(settings["sites"]).split(",") if name}
-    missing = exchange.wait_for(expected, timeout_s=float(settings["connect-s"]), journal=journal)
+    journal.mend()
+    starts = settings.get("starts", "")
+    exchange = GridExchange(
+        grid,
+        journal,
+        poll_s=float(settings["poll-s"]),
+        starts=Path(starts) if starts else None,
+        heed=wish,
+    )
     try:
         prepared = PreparedStudy.load(study_dir)
-        bound_arrays(prepared.study.study)
-        look_sooner()
         require_student(prepared.study)
+        folder = RunFolder(run_dir, study_dir / "weights")
+        missing = set[str]()
+        if not (run_dir / STATE).exists():
+            expected = {name for name in settings["sites"].split(",") if name}
+            with contextlib.suppress(Ended):  # the study says so itself, at its first look
+                missing = exchange.wait_for(expected, timeout_s=float(settings["connect-s"]))
+        folder.load(prepared.digest)
     except StillroomError as error:
         # Before there is a run to record; whoever follows the events must not wait for ever.
-        journal.event("study.finished", status="failed", error=vars_of(error))
+        journal.event("study.finished", status="failed", error=ending(error))
+        wish.give_up(str(error))
         raise
-    registry = str(settings.get("registry", ""))
-    run = StudyRun(prepared, study_dir / "weights", exchange, journal)
-    if registry:
-        run.consents = RegistryConsents(Path(registry), prepared.digest)
-    run.notes += [f"{site} did not connect in time." for site in sorted(missing)]
+    run = StudyRun(
+        prepared,
+        folder,
+        exchange,
+        Depot(Path(settings.get("depot") or run_dir / "depot")),
+        heed=wish,
+        early_notes=tuple(f"{site} did not connect in time." for site in sorted(missing)),
+    )
+    if settings.get("registry"):
+        run.consents = RegistryConsents(Path(settings["registry"]), prepared.digest)
     run.run()
 
 
-class GridExchange:
-    """``study_run.Exchange`` on Flower's Grid.
+class Wish:
+    """What the operator wants of this run, looked up again and again; a context manager.
 
-    Flower's own ``send_and_receive`` keeps every reply in memory and sleeps 3 s between looks,
-    and ``sample_nodes`` waits for ever; neither is used.
+    Args:
+        runs: The table of runs; empty where there is none.
+        name: Of this run in it.
     """
 
-    def __init__(self, grid: Grid, *, poll_s: float) -> None:
-        self._grid = grid
-        self._poll_s = poll_s
-        self._nodes: dict[str, int] = {}
+    def __init__(self, runs: str, name: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._runs = Runs(Path(runs)) if runs else None
+        self._name, self._clock, self._looked = name, clock, float("-inf")
 
-    def sites(self) -> tuple[str, ...]:
-        """Connected sites by the name they were registered with, sorted."""
-        self._nodes = {node.name: node.node_id for node in self._grid.get_nodes()}
-        return tuple(sorted(self._nodes))
+    def __call__(self) -> None:
+        """Go on, or raise.
 
-    def wait_for(self, expected: set[str], *, timeout_s: float, journal: Journal) -> set[str]:
-        """Wait until every expected site is connected; returns those that are not."""
-        end = time.monotonic() + timeout_s
-        missing = expected - set(self.sites())
-        journal.event("study.waiting", missing=sorted(missing))
-        while missing and time.monotonic() < end:
-            time.sleep(self._poll_s)
-            missing = expected - set(self.sites())
-        return missing
-
-    def ask(self, calls: Sequence[Call], *, deadline_s: float) -> Iterator[tuple[Call, Answer]]:
-        """Send every call, then yield answers in the order of ``calls``.
-
-        The next answer in that order is pulled only when the last one has been dealt with: the
-        others wait on the server's disk, so memory does not grow with sites, and the order of
-        summation does not depend on who was faster.
+        Raises:
+            Paused: It is to go on later.
+            Ended: It is not to go on.
         """
-        opened = time.monotonic()
-        packed = {id(call.task): pack_task(call.task) for call in calls}
-        waiting: list[tuple[Call, str | None]] = []
-        for call in calls:
-            node = self._nodes.get(call.site)
-            if node is None:
-                waiting.append((call, None))
-                continue
-            message = Message(
-                packed[id(call.task)],
-                node,
-                MESSAGE_TYPES[call.kind],
-                group_id=str(call.task.round),
-                ttl=deadline_s + 60,
-            )
-            waiting.append((call, next(iter(self._grid.push_messages([message])), None)))
-        del packed
-        for call, message_id in waiting:
-            yield call, self._await(message_id, opened, deadline_s)
+        if self._runs is None or self._clock() - self._looked < HEED_S:
+            return
+        self._looked = self._clock()
+        wanted = self._runs.get(self._name).wanted
+        if wanted == ENDED:
+            raise Ended
+        if wanted != RUNNING:
+            raise Paused("its operator has stopped it")
 
-    def _await(self, message_id: str | None, opened: float, deadline_s: float) -> Answer:
-        """One answer, or none at the deadline. Every answer gets at least one look."""
-        asked = time.monotonic()
-        while message_id is not None:
-            try:
-                for message in self._grid.pull_messages([message_id]):
-                    return _answer(message, time.monotonic() - opened)
-            except UNREADABLE:
-                # A site's message that Flower cannot even decode is that site's affair.
-                log.exception("server.undecodable_reply")
-                return Answer(None, "STR-300", time.monotonic() - opened)
-            if time.monotonic() - opened > deadline_s:
-                break
-            time.sleep(patience(time.monotonic() - asked, self._poll_s))
-        return Answer(None, None, time.monotonic() - opened)
+    def give_up(self, reason: str) -> None:
+        """Have nobody start this run again until the operator says so."""
+        if self._runs is not None:
+            self._runs.give_up(self._name, time.time(), reason)
+
+    def __enter__(self) -> "Wish":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._runs is not None:
+            self._runs.close()
 
 
-def _answer(message: Message, seconds: float) -> Answer:
-    if message.has_error() and message.error.code != SITE_FAILED:
-        # Flower's own error: the node went away, or its reply was lost on the way.
-        return Answer(None, None, seconds)
-    try:
-        return Answer(read_reply(message), None, seconds)
-    except StillroomError as error:
-        return Answer(None, error.code, seconds)
+def require_student(study: Study) -> None:
+    """Refuse a study that ends without a student.
+
+    Raises:
+        ConfigError: STR-103.
+    """
+    if not any(stage.recipe == "distil" for stage in study.stage):
+        raise ConfigError(
+            "The study has no distil stage, so there would be nothing to release.",
+            fix="Add one.",
+            code="STR-103",
+        )

@@ -8,13 +8,12 @@ for everybody. The class that Flower looks up for arrays is replaced by one that
 from functools import partial
 
 from flwr.app import Array
+from flwr.serverapp import Grid
 from flwr.supercore.inflatable.inflatable_object import InflatableObject
 from flwr.supercore.inflatable.inflatable_utils import inflatable_class_registry, pull_objects
 from flwr.superlink.grid import http_grid
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from typing_extensions import override
-
-from stillroom.common.study import StudySection
 
 UNREADABLE = (
     ValueError,
@@ -53,9 +52,14 @@ def refuse_arrays() -> None:
     inflatable_class_registry[Array.__qualname__] = NoArray
 
 
-def bound_arrays(_study: StudySection) -> None:
-    """As ``refuse_arrays``."""
-    refuse_arrays()
+def patient(grid: Grid) -> None:
+    """Have calls of the SuperLink that fail come back to us instead of being repeated unseen.
+
+    Flower's own repetition doubles its pauses without end and cannot be told to stop; whoever asks
+    (``exchange.GridExchange``) repeats sooner, and gives up when the operator wants that.
+    """
+    if isinstance(grid, http_grid.HttpGrid):
+        grid._retry_invoker.max_tries = 1  # noqa: SLF001  # as Flower's own exit handler does
 
 
 def look_sooner() -> None:

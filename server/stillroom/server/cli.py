@@ -1,7 +1,6 @@
 """``stillroom-server``: the commands a consortium's operator runs. Thin: parse, call, print."""
 
 import json
-import time
 from pathlib import Path
 from typing import Annotated
 
@@ -10,13 +9,13 @@ from rich.console import Console
 from rich.table import Table
 
 from stillroom.common.console import command_group, run_cli
-from stillroom.common.errors import ConfigError, StillroomError
+from stillroom.common.errors import ConfigError
 from stillroom.server.config import ServerConfig
 from stillroom.server.enrolment_cli import init, operator, renew_certificate, site
+from stillroom.server.run_cli import require_empty, run
 
 app = command_group(__doc__)
 study = command_group("Check and prepare study files.")
-run = command_group("Launch and watch studies.")
 release = command_group("Publish what a study has learned.")
 for name, group in (
     ("study", study),
@@ -104,7 +103,7 @@ def prepare_command(
     """Freeze a study with the weights every stage starts from (needs torch)."""
     from stillroom.server.workstation import prepare
 
-    _require_empty(out)
+    require_empty(out)
     prepared = prepare(file, out)
     console.print(f"study {prepared.study.study.name}\ndigest {prepared.digest}\nin {out}")
 
@@ -148,63 +147,6 @@ def register(
     console.print(f"{identity.name} registered, certificate {identity.certificate_sha256[:16]}")
 
 
-@run.command()
-def start(
-    config: Config,
-    prepared: Annotated[Path, typer.Argument(help="A prepared study.")],
-    out: Annotated[Path, typer.Option(help="Folder for records and weights of this run.")],
-) -> None:
-    """Start a prepared study with every registered site."""
-    from stillroom.common.signed_study import SignedStudy
-    from stillroom.common.study import PreparedStudy
-    from stillroom.server.enrolment import load_consortium
-    from stillroom.server.operator import Operator
-
-    _require_empty(out)
-    settings = ServerConfig.load(config)
-    if settings.consortium is None:
-        digest = PreparedStudy.load(prepared).digest
-    else:
-        # Sites would refuse it one by one; told here, it costs nobody a round.
-        known = load_consortium(settings).operator_keys
-        digest = SignedStudy.load(prepared, known).prepared.digest
-    number = Operator(settings).start(prepared, out)
-    console.print(f"run {number} of study {digest[:16]} started; watch it with")
-    console.print(f"  stillroom-server run watch {out}")
-
-
-@run.command()
-def watch(
-    folder: Annotated[Path, typer.Argument(help="The run's folder.")],
-    follow: Annotated[bool, typer.Option(help="Stay until the run ends.")] = True,
-) -> None:
-    """Show what a run does, as it happens; exits with the status the run ends with."""
-    from stillroom.server.store.journal import describe, read_events
-
-    offset, ended = 0, None
-    while ended is None:
-        for behind, event in read_events(folder, offset=offset):
-            offset = behind
-            if text := describe(event):
-                console.print(text)
-            if event["event"] == "study.finished":
-                ended = event
-        if not follow:
-            return
-        time.sleep(0.5)
-    if ended["error"]:
-        raise recorded_error(ended["error"])
-
-
-@run.command()
-def stop(config: Config, number: Annotated[int, typer.Argument(help="Run number.")]) -> None:
-    """Stop a run."""
-    from stillroom.server.operator import Operator
-
-    Operator(ServerConfig.load(config)).stop(number)
-    console.print(f"run {number} stopped")
-
-
 @release.command("build")
 def build(
     prepared: Annotated[Path, typer.Argument(help="The prepared study.")],
@@ -214,26 +156,12 @@ def build(
     """Build weights, MONAI Bundle and model card of a finished run (needs torch)."""
     from stillroom.server.workstation import release as build_release
 
-    _require_empty(out)
+    require_empty(out)
     result = json.loads((folder / "result.json").read_text("utf-8"))
     if result["status"] != "completed":
         raise ConfigError("The run did not complete.", fix="See its result.json.")
     build_release(prepared, folder, out, run=result)
     console.print(f"release in {out}")
-
-
-def recorded_error(record: dict[str, str]) -> StillroomError:
-    """An error another process recorded, to be shown here with the same exit status."""
-    error = StillroomError(record["what"], fix=record["fix"], code=record["code"])
-    error.exit_status = int(record["exit_status"])  # type: ignore[misc]  # of this one error
-    return error
-
-
-def _require_empty(out: Path) -> None:
-    if out.exists() and any(out.iterdir()):
-        raise ConfigError(
-            f"{out} already holds something.", fix="Name a new or empty folder.", code="STR-107"
-        )
 
 
 def main() -> None:

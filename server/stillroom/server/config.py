@@ -46,8 +46,8 @@ class ServerConfig(Section):
     """The consortium's signed description, handed to sites that enrol (made by ``init``)."""
     inner_port: Port = 8000
     """Loopback listener for Control and Runtime. Never reachable from another machine."""
-    poll_s: Annotated[float, Field(gt=0, le=10)] = 0.2
-    """Pause between two looks for replies."""
+    poll_s: Annotated[float, Field(gt=0, le=10)] = 2.0
+    """Longest pause between two looks for replies; the first ones in a round are 20 ms apart."""
     connect_s: Annotated[float, Field(gt=0)] = 600.0
     """How long a run waits for its sites to connect before it starts with those present."""
     max_blob_mib: Annotated[int, Field(ge=1, le=65536)] = 2048
@@ -73,6 +73,11 @@ class ServerConfig(Section):
     def arrivals(self) -> Path:
         """A file for every site, new each time its courier starts."""
         return self.state / "arrivals"
+
+    @property
+    def runs(self) -> Path:
+        """The table of runs, and of what is wanted of each."""
+        return self.state / "runs.db"
 
     @property
     def inner_address(self) -> str:

@@ -62,15 +62,31 @@ class Operator:
         answer = self._ask(self._client.ListNodes, ListNodesRequest())
         return {node.name: node.status for node in answer.nodes_info}
 
-    def start(self, study: Path, run: Path) -> int:
-        """Start the study prepared in folder ``study``, recording into folder ``run``."""
+    def start(self, study: Path, run: Path, name: str = "") -> int:
+        """Start a process for the study prepared in folder ``study``, recording into folder ``run``.
+
+        It goes on from what it finds there.
+
+        Args:
+            study: Of the prepared study.
+            run: Where it is recorded.
+            name: Of the run in the table of runs, where it is asked whether it is to go on.
+
+        Raises:
+            ResourceError: STR-502, STR-504.
+        """
+        config = self._config
         settings: dict[str, bool | float | int | str] = {
             "sites": ",".join(sorted(self.nodes())),
             "study": str(study.resolve()),
             "run": str(run.resolve()),
-            "poll-s": self._config.poll_s,
-            "connect-s": self._config.connect_s,
-            "registry": str(self._config.registry.resolve()) if self._config.registry else "",
+            "poll-s": config.poll_s,
+            "connect-s": config.connect_s,
+            "registry": str(config.registry.resolve()) if config.registry else "",
+            "depot": str(config.depot.resolve()),
+            "starts": str(config.arrivals.resolve()),
+            "runs": str(config.runs.resolve()) if name else "",
+            "name": name,
         }
         content = _bundle()
         answer = self._ask(
@@ -145,9 +161,13 @@ clientapp = "stillroom.client.app:app"
 study = ""
 run = ""
 sites = ""
-poll-s = 0.2
+poll-s = 2.0
 connect-s = 600.0
 registry = ""
+depot = ""
+starts = ""
+runs = ""
+name = ""
 """
     files = {"pyproject.toml": project.encode("utf-8"), "LICENSE": b"Apache-2.0\n"}
     content, _ = build_fab_from_files(files)

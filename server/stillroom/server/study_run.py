@@ -1,88 +1,77 @@
-"""One study from its first question to its student. Decisions are in ``rounds``, sending in ``app``."""
+"""One study from its first question to its student, in steps that survive the process.
 
+What to do next is decided by ``rounds.state``; what an answer is worth, by ``rounds.outcome``; how
+long to wait, by ``rounds.deadline``; sending is in ``app``. Here is the order in which things become
+durable. A step ends with one replacement of ``state.json``. Killed before it, the step is made
+again: sites answer the same question from what they kept, files that have arrived are not sent
+again, and what was written for the step is overwritten with the same or newer bytes. Killed after
+it, the step is behind us, and what follows it (telling, tidying) is made up for at the next start.
+"""
+
+import errno
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from stillroom.common.consent import Standing
-from stillroom.common.errors import ConfigError, ResourceError, StillroomError
-from stillroom.common.manifest import Weights
-from stillroom.common.messages import INVENTORY, LABEL, ROUND, STAGE, Task, tensor_bytes
+from stillroom.common.errors import StillroomError
+from stillroom.common.messages import INVENTORY, LABEL, ROUND, STAGE, ModelRef, Task
 from stillroom.common.study import PreparedStudy, Stage, Study
-from stillroom.common.tensorfile import read_weights, weights_digest, write_weights
 from stillroom.common.update import check_task
-from stillroom.server.rounds.admission import (
-    Inventory,
-    admit,
-    admit_evaluation,
-    without_consent,
-)
-from stillroom.server.rounds.averaging import GroupAverage
+from stillroom.server.asking import Asking, Call, Exchange, Settle
+from stillroom.server.depot import Depot
+from stillroom.server.endings import Ended, Paused, broken, disk_full, ending, stopped
+from stillroom.server.rounds.admission import admit, admit_evaluation, without_consent
+from stillroom.server.rounds.aggregate import Aggregate, RoundSum
+from stillroom.server.rounds.contributions import Contribution
+from stillroom.server.rounds.deadline import Gathering
+from stillroom.server.rounds.memory import Memory
 from stillroom.server.rounds.outcome import (
-    Answer,
     Outcome,
-    judge,
-    mean_metric,
     require_quorum,
     round_record,
 )
-from stillroom.server.rounds.schedule import exchanges_weights, waves
-from stillroom.server.rounds.scores import tabulate
-from stillroom.server.store.journal import Journal
+from stillroom.server.rounds.result import result
+from stillroom.server.rounds.schedule import exchanges_weights
+from stillroom.server.rounds.state import RunState, active, files_of, to_check, wave_of
+from stillroom.server.rounds.turns import Turns
+from stillroom.server.store.folder import RESULT, RunFolder
+from stillroom.server.store.journal import read_events
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One task for one site; ``kind`` is a key of ``messages.MESSAGE_TYPES``."""
-
-    kind: str
-    site: str
-    task: Task
-
-
-class Exchange(Protocol):
-    """Sends tasks and brings answers. ``app`` implements it on Flower's Grid."""
-
-    def sites(self) -> tuple[str, ...]:
-        """Connected sites, sorted."""
-        ...
-
-    def ask(self, calls: Sequence[Call], *, deadline_s: float) -> Iterator[tuple[Call, Answer]]:
-        """Send every call and yield answers in the order of ``calls``, one in memory at a time."""
-        ...
-
-
 @dataclass(slots=True)
 class StudyRun:
-    """Runs a prepared study and writes what happened into its journal.
+    """Runs a prepared study, from its start or from where its folder says it is.
 
     Attributes:
         prepared: The study every site accepted.
-        weights_dir: Where the initial weights lie.
+        folder: Where everything is recorded; claimed by the caller.
         exchange: The way to the sites.
-        journal: Where everything is recorded.
+        depot: Where models are fetched and updates arrive.
         consents: Site -> standing of its consent, asked before every round; None where no
             registry is kept.
+        heed: Called at every look for answers; raises ``Paused`` or ``Ended`` when the operator
+            wants that.
+        clock: Seconds of a steady clock.
+        wall: Seconds since the epoch.
+        early_notes: What was amiss before a first start.
     """
 
     prepared: PreparedStudy
-    weights_dir: Path
+    folder: RunFolder
     exchange: Exchange
-    journal: Journal
-    models: dict[str, Weights] = field(default_factory=dict)
-    digests: dict[str, str] = field(default_factory=dict)
-    inventories: dict[str, Inventory] = field(default_factory=dict)
-    stages: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    scores: dict[str, dict[str, Mapping[str, float]]] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    depot: Depot
     consents: Callable[[], Mapping[str, Standing]] | None = None
-    standings: dict[str, Standing] | None = None
-    left: dict[str, str] = field(default_factory=dict)
+    heed: Callable[[], None] = lambda: None
+    clock: Callable[[], float] = time.monotonic
+    wall: Callable[[], float] = time.time
+    early_notes: tuple[str, ...] = ()
+    state: RunState = field(init=False)
+    let_go: set[tuple[str, str]] = field(default_factory=set)
 
     @property
     def study(self) -> Study:
@@ -90,199 +79,298 @@ class StudyRun:
         return self.prepared.study
 
     def run(self) -> None:
-        """The whole study; every way out leaves a ``result.json`` that says how it ended.
+        """The whole study, or what is left of it.
+
+        Every end for good leaves a ``result.json``. A signal, a full disk and the operator's wish to
+        pause leave none: the study goes on from its state when it is started again.
 
         Raises:
             StillroomError: Why the study could not be finished, after recording it.
+            TrustError: STR-514, the folder holds no state that this study could go on from; nothing
+                was changed.
+            Paused: It is to go on later.
         """
-        started = time.time()
-        self.journal.event("study.started", study=self.prepared.digest)
+        event = self.folder.journal.event
+        self._begin()
         try:
-            self._take_inventory()
-            for wave in waves(self.study):
-                self._run_wave(wave)
-        except StillroomError as error:
-            self._finish(started, error)
+            while not self.state.final:
+                self.heed()
+                self._step()
+        except Paused as pause:
+            event("study.paused", reason=pause.reason)
             raise
         except (KeyboardInterrupt, SystemExit):
-            # Flower ends a stopped run's process with a signal.
-            self._finish(started, stopped())
+            # Flower ends a process with a signal. Nothing is to be saved: it is all saved.
+            event("study.paused", reason="its process was told to stop")
             raise
-        except Exception:
+        except Ended:
+            self._end(stopped())
+        except StillroomError as error:
+            self._end(error)
+            raise
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+                event("study.paused", reason=str(disk_full()))
+                raise Paused(str(disk_full()), give_up=True) from error
             # A defect of ours. Whoever waits for this run must still learn that it has ended.
             log.exception("study.broken")
-            self._finish(started, broken())
+            self._end(broken())
             raise
-        self._finish(started, None)
+        self._finish()
+
+    def _begin(self) -> None:
+        """From the start, or from the state; then make up for what a killed process left undone."""
+        self.folder.journal.mend()
+        found = self.folder.load(self.prepared.digest)
+        if found is None:
+            self.state = RunState(study=self.prepared.digest, started_at=self.wall())
+            for text in self.early_notes:
+                self._note(text)
+            self.folder.journal.event("study.started", study=self.prepared.digest)
+            return
+        self.state = found
+        if found.final:
+            return
+        self.folder.journal.event(
+            "study.resumed",
+            study=self.prepared.digest,
+            phase=found.phase,
+            round=found.number,
+            closed=dict(found.closed),
+        )
+        told = {
+            (event["stage"], event["round"])
+            for event in self._events()
+            if event["event"] == "round.closed"
+        }
+        for name, number in found.closed.items():
+            record = self.folder.rounds(name, number)[-1]
+            if (name, number) not in told:
+                self._tell_closed(self.study.stage_named(name), record)
+            self._tidy_round(record)
+        self._tidy()
+
+    def _step(self) -> None:
+        steps: dict[str, Callable[[], None]] = {
+            "inventory": self._take_inventory,
+            "wave": self._open_wave,
+            "round": self._run_round,
+            "check": self._check,
+            "score": self._score,
+        }
+        steps[self.state.phase]()
 
     # -- 1. who is there, and with what ------------------------------------------------------
 
     def _take_inventory(self) -> None:
-        standings = self._standings(self.exchange.sites())
-        calls = [
-            Call(INVENTORY, site, Task(self.prepared.digest))
-            for site in self.exchange.sites()
-            if site not in self.left
-        ]
-        for call, answer in self.exchange.ask(calls, deadline_s=self.study.study.quorum.deadline_s):
-            outcome = judge(answer, kind=INVENTORY, stage="", prepared=self.prepared, bytes_down=0)
+        sites = self.exchange.sites()
+        standings = self._standings(sites)
+        task = Task(self.prepared.digest)
+        calls = [Call(INVENTORY, site, task) for site in sites if site not in self.state.left]
+        inventories: dict[str, Mapping[str, float]] = {}
+        quorum = self.study.study.quorum
+        outcomes = self._ask(calls, limit_s=min(quorum.deadline_s, quorum.grace_s))
+        for (_, site), outcome in sorted(outcomes.items()):
             if outcome.status == "admitted":
-                self.inventories[call.site] = outcome.metrics
+                inventories[site] = outcome.metrics
                 if not outcome.metrics.get("inventory.cases"):
-                    self._note(f"{call.site} has no usable case.")
+                    self._note(f"{site} has no usable case.")
             else:
-                self._note(f"{call.site} takes no part: {outcome.reason}.")
-            self.journal.event(
+                self._note(f"{site} takes no part: {outcome.reason}.")
+            self.folder.journal.event(
                 "site.inventory",
-                site=call.site,
+                site=site,
                 status=outcome.status,
                 reason=outcome.reason,
                 counts=dict(outcome.metrics),
             )
         # A label nobody owns is known now; it must not cost an hour of other stages first.
         for stage in self.study.stage:
-            admit(self.study, stage, self.inventories, standings)
+            admit(self.study, stage, inventories, standings)
+        self._commit(self.state.counted(inventories))
 
     def _standings(self, sites: Iterable[str]) -> Mapping[str, Standing] | None:
         """What every site has said by now; whoever has not consented is noted once, with why."""
-        if self.consents is not None:
-            self.standings = dict(self.consents())
+        found = None if self.consents is None else self.consents()
+        left: dict[str, str] = {}
         for site in sites:
-            why = without_consent(self.standings, site)
-            if why is not None and self.left.get(site) != why:
-                self.left[site] = why
+            why = without_consent(found, site)
+            if why is not None and self.state.left.get(site) != why:
+                left[site] = why
                 self._note(f"{site} takes no part: {why}.")
-                self.journal.event("site.left_out", site=site, reason=why)
-        return self.standings
+                self.folder.journal.event("site.left_out", site=site, reason=why)
+        self.state = self.state.stood(None if found is None else dict(found), left)
+        return found
 
     # -- 2. the stages, those that need nothing of each other side by side ---------------------
 
-    def _run_wave(self, wave: tuple[Stage, ...]) -> None:
-        for stage in wave:
-            self.stages[stage.name] = []
+    def _open_wave(self) -> None:
+        models = {}
+        for stage in wave_of(self.study, self.state):
             if exchanges_weights(stage):
                 initial = self.prepared.stages[stage.name].initial_sha256
-                self.models[stage.name] = read_weights(self.weights_dir, initial)
-                self.digests[stage.name] = initial
-            self.journal.event("stage.opened", stage=stage.name, recipe=stage.recipe)
-        for number in range(1, max(stage.rounds for stage in wave) + 1):
-            active = [stage for stage in wave if number <= stage.rounds]
-            self._run_round(active, number)
-        trained = [stage for stage in wave if exchanges_weights(stage)]
-        for stage in trained:
-            self.digests[stage.name] = write_weights(
-                self.journal.folder / "weights", self.models[stage.name]
-            )
-        if trained:
-            self.scores |= self._evaluate(trained, None, held_out_only=False)
-        for stage in wave:
-            self.journal.event("stage.closed", stage=stage.name)
+                models[stage.name] = ModelRef(initial, self.folder.model(initial).stat().st_size)
+        self._commit(self.state.opened(self.study, models))
+        for stage in wave_of(self.study, self.state):
+            self.folder.journal.event("stage.opened", stage=stage.name, recipe=stage.recipe)
 
-    def _run_round(self, active: Sequence[Stage], number: int) -> None:
-        opened = time.monotonic()
-        by_stage = {stage.name: stage for stage in active}
-        calls: list[Call] = []
-        standings = self._standings(self.inventories)
-        for stage in active:
-            admission = admit(self.study, stage, self.inventories, standings)
-            # One task object for all sites of a stage: it is packed, and kept, once.
-            kind, task = self._task(stage, number)
-            calls += [Call(kind, site, task) for site in admission.invited]
-            self.journal.event(
-                "round.opened",
-                stage=stage.name,
-                round=number,
-                of=stage.rounds,
-                invited=list(admission.invited),
-                left_out=dict(admission.left_out),
-            )
-        sums = {
-            stage.name: GroupAverage(self.prepared.stages[stage.name].manifest)
-            for stage in active
-            if exchanges_weights(stage)
+    def _run_round(self) -> None:
+        opened = self.clock()
+        stages = {stage.name: stage for stage in active(self.study, self.state)}
+        calls = [call for stage in stages.values() for call in self._invite(stage)]
+        sums = {name: self._sum(stage) for name, stage in stages.items()}
+        turns: dict[str, Turns[Outcome]] = {
+            n: Turns(c.site for c in calls if c.task.stage == n) for n in stages
         }
-        outcomes: dict[str, dict[str, Outcome]] = {stage.name: {} for stage in active}
-        deadline = self.study.study.quorum.deadline_s
-        for call, answer in self.exchange.ask(calls, deadline_s=deadline):
-            outcome = self._admit_answer(call, answer, sums.get(call.task.stage))
-            outcomes[call.task.stage][call.site] = outcome
-            self._report(by_stage[call.task.stage], number, call.site, outcome)
-        for stage in active:
-            self._close_round(stage, number, outcomes[stage.name], sums.get(stage.name), opened)
 
-    def _task(self, stage: Stage, number: int) -> tuple[str, Task]:
+        def settle(call: Call, outcome: Outcome) -> None:
+            name = call.task.stage
+            self._report(stages[name], call, outcome)
+            self._add(sums[name], turns[name].put(call.site, outcome))
+
+        outcomes = self._ask(calls, settle=settle)
+        made: dict[str, Aggregate] = {}
+        records: dict[str, dict[str, Any]] = {}
+        for name, stage in stages.items():
+            mine = {site: o for (s, site), o in sorted(outcomes.items()) if s == name}
+            require_quorum(self.study, name, mine)
+            # Whoever came after one that never did is added now, still in the order of names.
+            self._add(sums[name], turns[name].rest())
+            total = sums[name]
+            if total is not None:
+                # 1. The new model's files, durable under their digests. Killed here: nobody knows
+                #    them; they are removed, or made again, at the next start.
+                made[name] = total.finish(self.folder.weights, self._memory(stage))
+            records[name] = self._record(stage, mine, made.get(name), self.clock() - opened)
+        # 2. The records. Killed here: written again when the round is.
+        for name, record in records.items():
+            self.folder.write_round(name, record)
+        # 3. The state: all stages of this round, or none.
+        self._commit(
+            self.state.committed(
+                self.study,
+                {name: ModelRef(one.sha256, one.nbytes, one.delta) for name, one in made.items()},
+                _slowest(outcomes),
+                tuple({site for (_, site), o in outcomes.items() if o.status == "late"}),
+            )
+        )
+        # 4. The world. Killed here: ``_begin`` does it.
+        for name, record in records.items():
+            self._tell_closed(stages[name], record)
+            self._tidy_round(record)
+        self._tidy()
+
+    def _invite(self, stage: Stage) -> list[Call]:
+        standings = self._standings(self.state.inventories)
+        admission = admit(self.study, stage, self.state.inventories, standings)
+        kind = ROUND if exchanges_weights(stage) else LABEL
+        names = [stage.name] if exchanges_weights(stage) else []
+        task = self._task(kind, stage, self.state.number, [*names, *stage.teachers])
+        self.folder.journal.event(
+            "round.opened",
+            stage=stage.name,
+            round=self.state.number,
+            of=stage.rounds,
+            invited=list(admission.invited),
+            left_out=dict(admission.left_out),
+        )
+        return [Call(kind, site, task) for site in admission.invited]
+
+    def _task(self, kind: str, stage: Stage, number: int, models: Iterable[str]) -> Task:
+        """A task, with its models where sites can fetch them."""
         task = Task(
             study=self.prepared.digest,
             stage=stage.name,
             round=number,
-            weights=self.models[stage.name] if exchanges_weights(stage) else None,
-            teachers={name: self.models[name] for name in stage.teachers},
+            models={name: self.state.models[name] for name in models},
         )
-        kind = ROUND if exchanges_weights(stage) else LABEL
         # The rules a site holds us to, held here first: nothing but the stage's tensors goes out.
         check_task(kind, task, self.prepared)
-        return kind, task
+        for model in task.models.values():
+            self.depot.publish(self.state.study, self.folder.model(model.sha256), model.sha256)
+            if model.delta is not None:
+                change = model.delta.sha256
+                self.depot.publish(self.state.study, self.folder.delta(change), change)
+        return task
 
-    def _admit_answer(self, call: Call, answer: Answer, total: GroupAverage | None) -> Outcome:
-        """Judge one answer and, when it counts, add it to the sum at once and let it go."""
-        outcome = self._judge(call, answer)
-        if outcome.status == "admitted" and total is not None and answer.reply is not None:
-            total.add(answer.reply.weights or {}, outcome.samples)
-        return outcome
-
-    def _judge(self, call: Call, answer: Answer) -> Outcome:
-        return judge(
-            answer,
-            kind=call.kind,
-            stage=call.task.stage,
-            prepared=self.prepared,
-            bytes_down=_task_bytes(call.task),
+    def _sum(self, stage: Stage) -> RoundSum | None:
+        if not exchanges_weights(stage):
+            return None
+        base = self.state.models[stage.name].sha256
+        return RoundSum(
+            self.folder.model(base),
+            base,
+            self.prepared.stages[stage.name].manifest,
+            stage.exchange.encoding,
+            stage.aggregation,
         )
 
-    def _report(self, stage: Stage, number: int, site: str, outcome: Outcome) -> None:
-        self.journal.event(
+    def _memory(self, stage: Stage) -> Memory:
+        return Memory(self.folder.memory, stage.name, self.state.number)
+
+    def _add(self, total: RoundSum | None, ready: Iterable[tuple[str, Outcome]]) -> None:
+        for site, outcome in ready:
+            update = outcome.update
+            if total is None or update is None:
+                continue
+            path = self.depot.received(site, update.sha256)
+            if path is None:
+                # Admitted a moment ago: somebody cleans up on this machine. Left out silently, it
+                # would make a wrong model; so nobody is left out, and the round is made again.
+                raise Paused("an update that had been admitted is no longer on disk")
+            total.add(Contribution(site, path, update.encoding, update.base, outcome.samples))
+
+    def _record(
+        self, stage: Stage, outcomes: dict[str, Outcome], made: Aggregate | None, seconds: float
+    ) -> dict[str, Any]:
+        spent = self.prepared.stages[stage.name].epsilon if exchanges_weights(stage) else None
+        record = round_record(
+            self.state.number,
+            outcomes,
+            seconds=seconds,
+            model=None if made is None else made.sha256,
+            epsilon=None if spent is None else spent[self.state.number - 1],
+        )
+        for site, factor in ({} if made is None else made.clipped).items():
+            record["sites"][site]["shortened_to"] = factor
+        return {"stage": stage.name, **record}
+
+    def _report(self, stage: Stage, call: Call, outcome: Outcome) -> None:
+        number = call.task.round
+        self.folder.journal.event(
             "site.answered",
             stage=stage.name,
             round=number,
-            site=site,
+            site=call.site,
             status=outcome.status,
             reason=outcome.reason,
             loss=outcome.metrics.get("train.loss"),
             seconds=round(outcome.seconds, 2),
         )
         if outcome.status != "admitted":
-            self._note(f"{stage.name}, round {number}: {site} {outcome.status}, {outcome.reason}.")
-
-    def _close_round(
-        self,
-        stage: Stage,
-        number: int,
-        outcomes: dict[str, Outcome],
-        total: GroupAverage | None,
-        opened: float,
-    ) -> None:
-        """Commit one round: average, record, then tell."""
-        require_quorum(self.study, stage.name, outcomes)
-        if total is not None:
-            self.models[stage.name] = total.finish(self.models[stage.name])
-        digest = weights_digest(self.models[stage.name]) if total is not None else None
-        record = round_record(number, outcomes, seconds=time.monotonic() - opened, model=digest)
-        every = stage.evaluate_every
-        if total is not None and every and number % every == 0 and number < stage.rounds:
-            record["evaluation"] = self._evaluate([stage], number, held_out_only=True)[stage.name]
-        self.stages[stage.name].append(record)
-        self.journal.write(f"round-{stage.name}-{number:04d}.json", record)
-        self.journal.event(
-            "round.closed",
-            stage=stage.name,
-            round=number,
-            of=stage.rounds,
-            admitted=record["order"],
-            loss=mean_metric(outcomes, "train.loss"),
-            seconds=record["seconds"],
-        )
+            self._note(
+                f"{stage.name}, round {number}: {call.site} {outcome.status}, {outcome.reason}."
+            )
 
     # -- 3. how good it is ----------------------------------------------------------------------
+
+    def _check(self) -> None:
+        """Scores of models that are trained further, by sites that train nothing."""
+        stages = to_check(self.study, self.state)
+        found = self._evaluate(stages, self.state.number, held_out_only=True)
+        for stage in stages:
+            record = self.folder.rounds(stage.name, self.state.number)[-1]
+            self.folder.write_round(stage.name, {**record, "evaluation": found[stage.name]})
+        self._commit(self.state.checked(self.study))
+
+    def _score(self) -> None:
+        """Scores of the wave's last models, by everybody who can."""
+        wave = wave_of(self.study, self.state)
+        trained = [stage for stage in wave if exchanges_weights(stage)]
+        found = self._evaluate(trained, None, held_out_only=False) if trained else {}
+        self._commit(self.state.scored(self.study, found))
+        for stage in wave:
+            self.folder.journal.event("stage.closed", stage=stage.name)
 
     def _evaluate(
         self, stages: Sequence[Stage], number: int | None, *, held_out_only: bool
@@ -297,28 +385,26 @@ class StudyRun:
             held_out_only: Leave training sites to their training.
         """
         calls: list[Call] = []
-        standings = self._standings(self.inventories)
+        standings = self._standings(self.state.inventories)
         for stage in stages:
             sites = admit_evaluation(
                 self.study,
                 stage,
-                self.inventories,
+                self.state.inventories,
                 held_out_only=held_out_only,
                 consents=standings,
             )
-            at = number or stage.rounds
-            task = Task(self.prepared.digest, stage.name, at, weights=self.models[stage.name])
-            check_task(STAGE, task, self.prepared)
+            task = self._task(STAGE, stage, number or stage.rounds, [stage.name])
             calls += [Call(STAGE, site, task) for site in sites]
         scores: dict[str, dict[str, Mapping[str, float]]] = {stage.name: {} for stage in stages}
-        for call, answer in self.exchange.ask(calls, deadline_s=self.study.study.quorum.deadline_s):
-            outcome = self._judge(call, answer)
+        outcomes = self._ask(calls, limit_s=self.study.study.quorum.deadline_s)
+        for (name, site), outcome in sorted(outcomes.items()):
             if outcome.status == "admitted":
-                scores[call.task.stage][call.site] = outcome.metrics
+                scores[name][site] = outcome.metrics
             else:
-                self._note(f"{call.task.stage}: {call.site} could not be scored, {outcome.reason}.")
+                self._note(f"{name}: {site} could not be scored, {outcome.reason}.")
         for stage in stages:
-            self.journal.event(
+            self.folder.journal.event(
                 "stage.scored",
                 stage=stage.name,
                 round=number or stage.rounds,
@@ -326,86 +412,114 @@ class StudyRun:
             )
         return scores
 
+    # -- asking ---------------------------------------------------------------------------------
+
+    def _ask(
+        self, calls: Sequence[Call], settle: Settle | None = None, *, limit_s: float | None = None
+    ) -> dict[tuple[str, str], Outcome]:
+        """What became of every call; a round's own rules on waiting where no limit is given."""
+        state, asked = self.state, dict[str, list[str]]()
+        for call in calls:
+            asked.setdefault(call.task.stage, []).append(call.site)
+        gathering = Gathering(
+            asked,
+            self.study.study.quorum,
+            opened=self.clock(),
+            slowest=state.slowest,
+            absent=set(state.late) - set(self.exchange.sites()) if state.late else (),
+            limit_s=limit_s,
+        )
+        return Asking(
+            self.prepared,
+            self.exchange,
+            self.depot,
+            self.folder.journal,
+            self.heed,
+            self.clock,
+            self.let_go,
+        ).ask(calls, gathering, settle)
+
     # -- 4. what is left behind -----------------------------------------------------------------
 
-    def _finish(self, started: float, error: StillroomError | None) -> None:
-        held_out = set(self.study.study.held_out)
-        tables = {
-            name: tabulate(self.study, scores, held_out & scores.keys() or scores.keys())
-            for name, scores in self.scores.items()
-        }
-        student = next((s.name for s in reversed(self.study.stage) if s.recipe == "distil"), None)
-        complete = error is None and not self.notes
-        result = {
-            "status": "failed" if error else "completed",
-            "complete_participation": complete,
-            "error": None if error is None else vars_of(error),
-            "study_name": self.study.study.name,
-            "study_digest": self.prepared.digest,
-            "seed": self.study.study.seed,
-            "started_at": started,
-            "seconds": round(time.time() - started, 3),
-            "student": {"stage": student, "sha256": self.digests.get(student or "")},
-            "models": dict(self.digests),
-            "sites": [
-                {"name": site, "role": "held_out" if site in held_out else "train"}
-                for site in sorted(self.inventories)
-            ],
-            "inventories": {site: dict(counts) for site, counts in self.inventories.items()},
-            "stages": [
-                {"name": s.name, "recipe": s.recipe, "rounds": self.stages.get(s.name, [])}
-                for s in self.study.stage
-            ],
-            "metrics": tables.get(student or "", {}),
-            "teachers": {name: table for name, table in tables.items() if name != student},
-            "consents": self.standings,
-            "notes": self.notes,
-        }
-        self.journal.write("result.json", result)
-        self.journal.event("study.finished", status=result["status"], error=result["error"])
+    def _commit(self, state: RunState) -> None:
+        """The one place where a step becomes the past."""
+        self.folder.save(state)
+        self.state = state
+
+    def _tell_closed(self, stage: Stage, record: Mapping[str, Any]) -> None:
+        losses = [
+            site["metrics"]["train.loss"]
+            for site in record["sites"].values()
+            if site["status"] == "admitted" and "train.loss" in site["metrics"]
+        ]
+        self.folder.journal.event(
+            "round.closed",
+            stage=stage.name,
+            round=record["round"],
+            of=stage.rounds,
+            admitted=record["order"],
+            loss=sum(losses) / len(losses) if losses else None,
+            seconds=record["seconds"],
+        )
+
+    def _tidy_round(self, record: Mapping[str, Any]) -> None:
+        """Let go of the updates of a committed round."""
+        for name, site in record["sites"].items():
+            if "update" in site:
+                self.depot.discard(name, site["update"]["sha256"])
+
+    def _tidy(self) -> None:
+        """Keep, and offer to sites, what the state names and nothing else."""
+        names = files_of(self.state)
+        self.folder.keep_only(names)
+        self.depot.keep_only(self.state.study, names)
+        for name, number in self.state.closed.items():
+            Memory(self.folder.memory, name, number).forget()
+        while self.let_go:
+            self.depot.discard(*self.let_go.pop())
+
+    def end(self, error: StillroomError) -> None:
+        """End a study that nobody works on, where it is; one that has ended is left as it is.
+
+        Raises:
+            TrustError: STR-514, the folder holds no state of this study.
+        """
+        self._begin()
+        if not self.state.final:
+            self._end(error)
+        self._finish()
+
+    def _end(self, error: StillroomError) -> None:
+        self._commit(self.state.failed(ending(error)))
+        self._finish()
+
+    def _finish(self) -> None:
+        """Write down how it ended. Killed here: done at the next start, which finds a final state."""
+        document = self.folder.journal.read(RESULT)
+        if document is None:
+            closed = self.state.closed
+            rounds = {name: self.folder.rounds(name, number) for name, number in closed.items()}
+            seconds = self.wall() - self.state.started_at
+            document = result(self.study, self.state, rounds, seconds=seconds)
+            # Watchers end with the event and then read the document: it must be there.
+            self.folder.journal.write(RESULT, document)
+        if not any(e["event"] == "study.finished" for e in self._events()):
+            self.folder.journal.event(
+                "study.finished", status=document["status"], error=document["error"]
+            )
+
+    def _events(self) -> Iterator[dict[str, Any]]:
+        return (event for _, event in read_events(self.folder.journal.folder))
 
     def _note(self, text: str) -> None:
         log.warning("study.note", extra={"note": text})
-        self.notes.append(text)
+        self.state = self.state.noted(text)
 
 
-def stopped() -> StillroomError:
-    """What is recorded when somebody stopped the run."""
-    return ResourceError("The run was stopped.", fix="Start it again.", code="STR-508")
-
-
-def broken() -> StillroomError:
-    """What is recorded for an exception nobody expected: nothing of its text."""
-    return ResourceError(
-        "The study ended because of a defect in the server's program.",
-        fix="Read the log of the SuperExec and report it.",
-        code="STR-505",
-    )
-
-
-def vars_of(error: StillroomError) -> dict[str, Any]:
-    """An error as it is recorded and shown again by another process."""
-    return {
-        "code": error.code,
-        "what": error.what,
-        "fix": error.fix,
-        "exit_status": error.exit_status,
-    }
-
-
-def _task_bytes(task: Task) -> int:
-    return tensor_bytes(task.weights) + sum(tensor_bytes(w) for w in task.teachers.values())
-
-
-def require_student(study: Study) -> None:
-    """Refuse a study that ends without a student.
-
-    Raises:
-        ConfigError: STR-103.
-    """
-    if not any(stage.recipe == "distil" for stage in study.stage):
-        raise ConfigError(
-            "The study has no distil stage, so there would be nothing to release.",
-            fix="Add one.",
-            code="STR-103",
-        )
+def _slowest(outcomes: Mapping[tuple[str, str], Outcome]) -> dict[str, float]:
+    """Stage -> seconds of its slowest usable answer."""
+    found: dict[str, float] = {}
+    for (stage, _), outcome in outcomes.items():
+        if outcome.status == "admitted":
+            found[stage] = max(outcome.seconds, found.get(stage, 0.0))
+    return found

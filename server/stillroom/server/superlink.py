@@ -46,6 +46,7 @@ from stillroom.server.descriptions import description
 from stillroom.server.door import door_app, door_context
 from stillroom.server.edge import EdgeRecord, FleetGate, PeerProtocol, cut, tls_context
 from stillroom.server.enrolment import Authority, load_consortium, open_registry
+from stillroom.server.keeper import LOOK_EVERY_S, Keeper
 from stillroom.server.membership import Members
 from stillroom.server.operator import Operator
 from stillroom.server.site_api import PREFIX, Handler, SiteApi, renewal
@@ -58,6 +59,8 @@ RECORD_EVERY_S = 2.0
 """How often ``edge.json`` is refreshed while something changed."""
 CUT_EVERY_S = 0.5
 """How long a connection of a revoked site may stay open."""
+GRACE_S = 2.0
+"""How long a request under way may take to end when the server stops."""
 
 
 class _Listener(uvicorn.Server):
@@ -110,6 +113,7 @@ def serve(config: ServerConfig) -> None:
         chores = [
             _keep_record(record, Journal(config.state / "edge")),
             _keep_out(edge, members, record),
+            _keep_runs(config),
         ]
         if config.registry is not None:
             chores.append(_keep_in_step(config, config.registry))
@@ -168,9 +172,16 @@ async def _serve_all(
     loop = asyncio.get_running_loop()
     servers = [inner[0], *(server for server, _ in outer)]
 
+    def cut_all() -> None:
+        for server, _ in outer:
+            for connection in list(server.server_state.connections):
+                connection.transport.abort()
+
     def stop() -> None:
         for server in servers:
             server.should_exit = True
+        # A file of weights may be on its way for an hour; it goes on when we are back.
+        loop.call_later(GRACE_S, cut_all)
 
     for name in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(name, stop)
@@ -231,6 +242,18 @@ def _match_nodes(config: ServerConfig, wanted: Mapping[bytes, str]) -> bool:
     finally:
         operator.close()
     return True
+
+
+async def _keep_runs(config: ServerConfig) -> None:
+    """Have a process go on with every wanted run that has none."""
+    operator = Operator(config)
+    keeper = Keeper(config.runs, operator)
+    try:
+        while True:
+            await asyncio.to_thread(keeper.look)
+            await asyncio.sleep(LOOK_EVERY_S)
+    finally:
+        operator.close()
 
 
 async def _keep_record(record: EdgeRecord, journal: Journal) -> None:

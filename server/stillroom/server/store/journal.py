@@ -5,12 +5,16 @@ the report is made of it. It holds no patient-derived value: only what messages 
 """
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from stillroom.common.tensorfile import write_durably
+
+LONGEST_LINE = 1 << 20
+"""Bytes of the longest event; a line of 200 sites has about 20 KiB."""
 
 
 class Journal:
@@ -27,8 +31,34 @@ class Journal:
         Events are for watching and are not fsynced; what must survive is a document.
         """
         line = json.dumps({"t": round(time.time(), 3), "event": name, **fields})
-        with self._events.open("a", encoding="utf-8") as stream:
-            stream.write(line + "\n")
+        # One write: a reader never sees the end of a line without its beginning.
+        with self._events.open("ab", buffering=0) as stream:
+            stream.write(line.encode("ascii") + b"\n")
+
+    def mend(self) -> None:
+        """Cut off a line that a killed process left unfinished; the next one would run into it.
+
+        For the one process that writes here. Readers have never been given that line.
+        """
+        if not self._events.exists():
+            return
+        with self._events.open("r+b") as stream:
+            size = stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, size - LONGEST_LINE))
+            tail = stream.read()
+            if tail and not tail.endswith(b"\n"):
+                stream.truncate(size - len(tail) + tail.rfind(b"\n") + 1)
+
+    def read(self, name: str) -> Any:
+        """Document ``name``; None when there is none.
+
+        Raises:
+            ValueError: It is no JSON.
+        """
+        try:
+            return json.loads((self.folder / name).read_bytes())
+        except FileNotFoundError:
+            return None
 
     def write(self, name: str, value: Any) -> None:
         """Replace document ``name`` durably."""
@@ -59,6 +89,10 @@ def describe(event: dict[str, Any]) -> str | None:
     loss = event.get("loss")
     if name == "study.started":
         return f"study {event['study'][:16]} started"
+    if name == "study.resumed":
+        return f"study {event['study'][:16]} goes on"
+    if name == "study.paused":
+        return f"study paused: {event['reason']}"
     if name == "study.waiting" and event["missing"]:
         return f"waiting for {', '.join(event['missing'])}"
     if name == "site.inventory":
@@ -66,6 +100,10 @@ def describe(event: dict[str, Any]) -> str | None:
         return f"{event['site']}: " + (event["reason"] or f"{cases:g} usable cases")
     if name == "site.answered" and event["status"] != "admitted":
         return f"{where}: {event['site']} {event['status']}, {event['reason']}"
+    if name == "site.late":
+        return f"{where}: {event['site']} answered after the round had closed"
+    if name == "site.asked_again":
+        return f"{where}: {event['site']} asked again, {event['reason']}"
     if name == "round.closed":
         tail = "" if loss is None else f", loss {loss:.3f}"
         return f"{where} of {event['of']}: {', '.join(event['admitted'])}{tail}"

@@ -1,0 +1,57 @@
+"""How a study stops: for good with an error, or for now."""
+
+from typing import Any
+
+from stillroom.common.errors import ResourceError, StillroomError
+
+
+class Paused(Exception):  # noqa: N818  # nothing went wrong
+    """Raised when a study stops where it is, to go on later.
+
+    Args:
+        reason: In words, for the operator.
+        give_up: Starting it again would change nothing: somebody has to do something first.
+    """
+
+    def __init__(self, reason: str, *, give_up: bool = False) -> None:
+        super().__init__(reason)
+        self.reason, self.give_up = reason, give_up
+
+
+class Ended(Exception):  # noqa: N818  # nothing went wrong
+    """Raised when the operator wants a study to end for good."""
+
+
+def stopped() -> StillroomError:
+    """What is recorded when somebody ended the run."""
+    return ResourceError(
+        "The run was ended by its operator.", fix="Start it again.", code="STR-508"
+    )
+
+
+def broken() -> StillroomError:
+    """What is recorded for an exception nobody expected: nothing of its text."""
+    return ResourceError(
+        "The study ended because of a defect in the server's program.",
+        fix="Read the log of the SuperExec and report it.",
+        code="STR-505",
+    )
+
+
+def disk_full() -> StillroomError:
+    """What is said when there is no room for the next round; nothing that was committed is lost."""
+    return ResourceError(
+        "The disk of the run's folder is full.",
+        fix="Make room, then `stillroom-server run resume`.",
+        code="STR-503",
+    )
+
+
+def ending(error: StillroomError) -> dict[str, Any]:
+    """An error as it is recorded and shown again by another process."""
+    return {
+        "code": error.code,
+        "what": error.what,
+        "fix": error.fix,
+        "exit_status": error.exit_status,
+    }
