@@ -46,7 +46,8 @@ from stillroom.common.errors import StillroomError
 folder = Path(sys.argv[2])
 settings = CourierSettings(
     server=sys.argv[1], ca=folder / "ca.pem", certificate=folder / "north.pem",
-    private_key=folder / "north.key", runtime_port=9, secret=b"", agreement=None, ledger=folder,
+    private_key=folder / "north.key", runtime_port=9, secret=b"", agreement=None, state=folder,
+    exchange=folder, study=folder,
 )
 stop = threading.Event()
 timer = threading.Timer(float(sys.argv[3]), stop.set)
