@@ -72,6 +72,7 @@ class Edge:
         self._socket = socket.socket()
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._socket.bind(("127.0.0.1", self.port))
+        self._socket.listen()
         self.port = self._socket.getsockname()[1]
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
         self._thread.start()

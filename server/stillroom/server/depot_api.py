@@ -191,7 +191,7 @@ class DepotApi:
         with stream:
             size = stream.seek(0, 2)
             start = _start(scope)
-            if start > size:
+            if start and start >= size:
                 await answer(send, 416, {"code": "STR-311"})
                 return
             stream.seek(start)
