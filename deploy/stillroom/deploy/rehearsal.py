@@ -10,6 +10,7 @@
     OUT/summary.json  OUT/report.html  OUT/release/
 """
 
+import contextlib
 import json
 import os
 import threading
@@ -32,12 +33,17 @@ from stillroom.deploy.consortium_files import (
 )
 from stillroom.deploy.hospitals import Hospital, make_hospitals, site_specs
 from stillroom.deploy.processes import Processes, free_ports
-from stillroom.server.cli import recorded_error
 from stillroom.server.config import ServerConfig
+from stillroom.server.run_cli import recorded_error
+from stillroom.server.store.folder import result_of
 from stillroom.server.store.journal import read_events
+from stillroom.server.store.runs import RUNNING, Runs
 
-RUN_CHECK_S = 5.0
-"""How often Flower is asked whether the run still lives."""
+RUN = "rehearsal"
+"""Name of the run at the server."""
+
+RUN_CHECK_S = 2.0
+"""How often the server's table of runs is looked up."""
 
 REGISTER_S = 20.0
 """Between an enrolment in the registry and Flower's knowing of it; half a second is usual."""
@@ -171,25 +177,28 @@ def _run_processes(
 
 
 def _start_run(layout: Layout, server_toml: Path, names: list[str]) -> Callable[[], None]:
-    """Wait until Flower knows every enrolled site's key, then start the run that waits for them.
+    """Wait until Flower knows every enrolled site's key, then want the run that waits for them.
+
+    The server's keeper starts it, and starts it again when its process dies, as in the field.
 
     Returns:
-        A check that refuses to go on once Flower says the run has ended although nothing was
-        recorded: a ServerApp that was killed records nothing.
+        A check that refuses to go on once the keeper has given the run up.
     """
     from stillroom.server.operator import Operator  # noqa: PLC0415  # pulls in all of Flower
 
-    operator = Operator(ServerConfig.load(server_toml))
-    deadline = time.monotonic() + REGISTER_S
-    while not set(names) <= operator.nodes().keys():
-        if time.monotonic() > deadline:
-            raise ResourceError(
-                "The server did not let every enrolled site in.",
-                fix=f"Read {layout.logs / 'server.log'}.",
-                code="STR-502",
-            )
-        time.sleep(0.05)
-    number = operator.start(layout.study, layout.run)
+    config = ServerConfig.load(server_toml)
+    with contextlib.closing(Operator(config)) as operator:
+        deadline = time.monotonic() + REGISTER_S
+        while not set(names) <= operator.nodes().keys():
+            if time.monotonic() > deadline:
+                raise ResourceError(
+                    "The server did not let every enrolled site in.",
+                    fix=f"Read {layout.logs / 'server.log'}.",
+                    code="STR-502",
+                )
+            time.sleep(0.05)
+    with Runs(config.runs) as runs:
+        runs.add(RUN, layout.study, layout.run, time.time())
     looked = time.monotonic()
 
     def check() -> None:
@@ -197,10 +206,11 @@ def _start_run(layout: Layout, server_toml: Path, names: list[str]) -> Callable[
         if time.monotonic() - looked < RUN_CHECK_S:
             return
         looked = time.monotonic()
-        status = operator.status(number)
-        if status.startswith("finished") and not (layout.run / "result.json").exists():
+        with Runs(config.runs) as runs:
+            run = runs.get(RUN)
+        if run.wanted != RUNNING and result_of(layout.run) is None:
             raise ResourceError(
-                f"The ServerApp ended without a result ({status}).",
+                f"The study was given up: {run.reason}",
                 fix=f"Read {layout.logs / 'superexec.log'}.",
                 code="STR-502",
             )
@@ -213,6 +223,8 @@ def _follow(layout: Layout, watch: Watch, check: Callable[[], None]) -> None:
     offset = 0
     pause = threading.Event()
     while True:
+        # Looked up before the events: a result without its event is one whose writer was killed.
+        result = result_of(layout.run)
         for behind, event in read_events(layout.run, offset=offset):
             offset = behind
             watch(event)
@@ -220,6 +232,10 @@ def _follow(layout: Layout, watch: Watch, check: Callable[[], None]) -> None:
                 if event["error"]:
                     raise recorded_error(event["error"])
                 return
+        if result is not None:
+            if result["error"]:
+                raise recorded_error(result["error"])
+            return
         check()
         pause.wait(0.1)
 
