@@ -70,17 +70,23 @@ class HashedInput:
 
 
 class HashedOutput:
-    """A stream of which every byte written is hashed."""
+    """A stream of which every byte written is hashed.
 
-    def __init__(self, stream: BinaryIO) -> None:
+    Args:
+        stream: Open for writing.
+        hashed: Whether the digest is wanted.
+    """
+
+    def __init__(self, stream: BinaryIO, *, hashed: bool = True) -> None:
         self._stream = stream
-        self._hash = hashlib.sha256()
+        self._hash = hashlib.sha256() if hashed else None
         self.nbytes = 0
 
     def write(self, data: bytes | memoryview) -> None:
         """Append ``data``."""
         view = memoryview(data)
-        self._hash.update(view)
+        if self._hash is not None:
+            self._hash.update(view)
         self.nbytes += view.nbytes
         done = 0
         while done < view.nbytes:  # An unbuffered file may take less than it is given.
@@ -91,8 +97,8 @@ class HashedOutput:
         self.write(raw_bytes(np.ascontiguousarray(block)))
 
     def finish(self) -> tuple[str, int]:
-        """SHA-256 and size of what was written."""
-        return self._hash.hexdigest(), self.nbytes
+        """SHA-256 (empty where none was wanted) and size of what was written."""
+        return "" if self._hash is None else self._hash.hexdigest(), self.nbytes
 
 
 def raw_bytes(block: Block) -> memoryview:

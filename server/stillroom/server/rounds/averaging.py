@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from stillroom.common.errors import ContractError
 from stillroom.common.manifest import Manifest, TensorSpec, Weights
 
-BLOCK = 1 << 15
-"""Elements per step: block, product and sum (128 KiB each) stay in the second-level cache."""
+BLOCK = 1 << 16
+"""Elements per step: the product (256 KiB) stays in the second-level cache until it is added."""
 
 
 class GroupAverage:

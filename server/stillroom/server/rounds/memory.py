@@ -85,9 +85,10 @@ class Carried:
         before = memory.before(kind)
         self._old: WeightReader | None = None
         if before is not None:
-            stream = stack.enter_context(before.open("rb", buffering=0))
-            self._old = WeightReader(stream, manifest, hashed=False)
-        self._new = HashedOutput(stack.enter_context(durable_stream(memory.after(kind))))
+            past = stack.enter_context(before.open("rb", buffering=0))
+            self._old = WeightReader(past, manifest, hashed=False)
+        stream = stack.enter_context(durable_stream(memory.after(kind)))
+        self._new = HashedOutput(stream, hashed=False)
         self._new.write(header(manifest.layout))
         self._start = np.float32(start)
         self._buffer = np.empty(BLOCK, np.float32)
