@@ -15,7 +15,7 @@ export STILLROOM_TEST_DATA := $(abspath ../shared/data)
 endif
 endif
 
-.PHONY: help install demo test check format docs bench boundary constraints clean
+.PHONY: help install demo test check format docs bench chaos boundary constraints clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -53,10 +53,14 @@ format: $(STAMP) ## Format the code and sort its imports
 docs: $(STAMP) ## Rewrite the generated reference pages
 	@$(BIN)/python -P -m stillroom.deploy.reference
 
-bench: $(STAMP) ## Speed, as ratios in one run
+bench: $(STAMP) ## Speed beside Flower and NVFlare, as ratios in one run; writes docs/reference/performance.md
 	@$(BIN)/python -P tests/bench/bench_intake.py
 	@$(BIN)/python -P tests/bench/bench_predict.py
 	@$(BIN)/python -P tests/bench/bench_gate.py
+	@$(BIN)/python -P tests/bench/performance.py
+
+chaos: $(STAMP) ## Kill every process at every moment of a round, cut lines, fill disks
+	@$(BIN)/python -P tests/chaos/run.py
 
 boundary: $(STAMP) ## Try everything at the boundary: handshakes, smuggling, fuzzing
 	@$(BIN)/python -P tests/boundary/run.py

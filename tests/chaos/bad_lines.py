@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import hosts as namespaces
-from consortium import Consortium, Plan, records
+from consortium import Consortium
+from plan import Plan, records
 from supervisor import Verdict, judge
 
 from stillroom.deploy import consortium_files

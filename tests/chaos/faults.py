@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from consortium import Consortium, Plan
+from consortium import Consortium
+from plan import Plan
 from supervisor import Supervisor, Verdict, judge
 
 SHAPES = {"encoder.weight": (1024, 512), "heads.vessels.weight": (3, 32, 1, 1, 1)}

@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.with_name("bench")), str(HERE.parent / "bench" / "inject")]
 
 import points  # noqa: E402  # beside this file, which is no package
-from consortium import Plan  # noqa: E402
+from plan import Plan  # noqa: E402
 from supervisor import Verdict, run_study  # noqa: E402
 
 SHAPES = {

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import recomputation
-from consortium import STAGE, Consortium, Plan, records
+from consortium import Consortium
+from plan import STAGE, Plan, records
 
 STUDY_S = 150.0
 """A study of a few rounds that takes longer is taken for stuck."""

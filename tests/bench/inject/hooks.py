@@ -2,8 +2,8 @@
 
 The file of hooks (JSON) holds::
 
-    noise   {"log": folder, "seconds": s, "samples": {site: {group: cases}}}: the recipe of
-            ``noise`` in place of ``distil`` and ``teach``
+    noise   {"log": folder, "seconds": s, "samples": {site: {group: cases}}, "turns": n}: the
+            recipe of ``noise`` in place of ``distil`` and ``teach``; n at once
     points  [{"id", "role", "site", "target", "when", "call", "delay_s", "victims"}]: SIGKILL for
             the victims (names as in the folder of pids; this process when left out) before,
             during or after the call-th call of target (``module:qualname``), whoever made the
@@ -90,6 +90,7 @@ def install(file: str) -> None:
     if who == "runner" and "noise" in hooks:
         place = "stillroom.client.recipes.registry"
         changes[place] = [functools.partial(_replace_recipes, settings=hooks["noise"], site=site)]
+        changes["stillroom.client.answers"] = [_give_turns_back]
     for point in hooks.get("points", ()):
         if point["role"] == who and point.get("site", "") in {"", site}:
             module, name = point["target"].split(":")
@@ -124,8 +125,24 @@ def _note_ports(module: ModuleType, *, into: Path) -> None:
 def _replace_recipes(module: ModuleType, *, settings: dict[str, Any], site: str) -> None:
     from recipe import Noise
 
+    recipe = Noise(settings, site)
     for name in ("distil", "teach"):
-        module.RECIPES[name] = Noise(settings, site)
+        module.RECIPES[name] = recipe
+
+
+def _give_turns_back(module: ModuleType) -> None:
+    """End a runner's turn once its answer is kept."""
+    keep = module.Answers.keep
+
+    def kept(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return keep(*args, **kwargs)
+        finally:
+            from stillroom.client.recipes.registry import RECIPES
+
+            RECIPES["distil"].give_turn_back()  # type: ignore[attr-defined]
+
+    module.Answers.keep = kept
 
 
 def _wrap(module: ModuleType, *, name: str, point: dict[str, Any], folder: Path) -> None:

@@ -1,5 +1,6 @@
 """``noise`` as a recipe of the runner, for the hooks."""
 
+import fcntl
 import json
 import os
 import time
@@ -14,6 +15,7 @@ class Noise:
 
     def __init__(self, settings: dict[str, Any], site: str) -> None:
         self.settings, self.site = settings, site
+        self.turn: int | None = None
 
     def run(self, context: Any) -> Any:
         """The weights sent plus this site's noise of this stage and round."""
@@ -21,6 +23,7 @@ class Noise:
 
         site = self.site or context.store.ids()[0].rsplit("-", 1)[0]
         started = time.perf_counter()
+        self._wait_for_turn()
         self._note(site, "started", context)
         end = time.monotonic() + self.settings.get("seconds", 0.0)
         while time.monotonic() < end:
@@ -34,6 +37,29 @@ class Noise:
             "train.seconds": time.perf_counter() - started,
         }
         return RoundResult(weights, samples, numbers)
+
+    def _wait_for_turn(self) -> None:
+        """Where memory is short, only some may train, and write their update, at once."""
+        slots = [
+            Path(self.settings["log"]) / f"turn{n}" for n in range(self.settings.get("turns", 0))
+        ]
+        while slots and self.turn is None:
+            for slot in slots:
+                descriptor = os.open(slot, os.O_CREAT | os.O_RDWR, 0o644)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    os.close(descriptor)
+                    continue
+                self.turn = descriptor
+                return
+            time.sleep(0.1)
+
+    def give_turn_back(self) -> None:
+        """The update is on disk."""
+        if self.turn is not None:
+            os.close(self.turn)
+            self.turn = None
 
     def _note(self, site: str, what: str, context: Any) -> None:
         line = {"what": what, "stage": context.stage.name, "round": context.round, "t": time.time()}

@@ -20,6 +20,9 @@ class Measured:
         up, down: Bytes per site on the wire, of each round; empty where nobody counted.
         server_peak: Sum of the peaks of the server's processes, in bytes.
         peaks: Name -> most resident bytes.
+        cpu_by_process: CPU seconds of each process, of each round.
+        files: Bytes of files of weights per site, of each round; of ours only.
+        phases: Where a round's wall time went; of ours only.
         notes: What a reader must know.
     """
 
@@ -32,6 +35,8 @@ class Measured:
     server_peak: int = 0
     peaks: dict[str, int] = field(default_factory=dict)
     cpu_by_process: list[dict[str, float]] = field(default_factory=list)
+    files: list[dict[str, float]] = field(default_factory=list)
+    phases: list[dict[str, float]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def count(self, wire: WireCount, spans: Sequence[tuple[float, float]], sites: int) -> None:
@@ -52,6 +57,8 @@ class Measured:
             "server_peak_mib": round(self.server_peak / 2**20, 1),
             "peak_mib": {name: round(v / 2**20, 1) for name, v in self.peaks.items()},
             "cpu_s_by_process": self.cpu_by_process,
+            "files": self.files,
+            "phases": self.phases,
             "notes": self.notes,
         }
 
