@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from stillroom.client.intake.store import CaseStore, Provenance
+from stillroom.client.recipes import rounds
 from stillroom.client.recipes.cohort import training_cases, validation_ids
 from stillroom.client.recipes.context import RecipeContext
 from stillroom.client.recipes.registry import RECIPES, evaluate, inventory
@@ -69,6 +70,19 @@ def test_equal_seeds_give_equal_bytes(
     assert other is not None
     assert all(first[name].tobytes() == again[name].tobytes() for name in first)
     assert any(first[name].tobytes() != other[name].tobytes() for name in first)
+
+
+def test_drawing_ahead_changes_nothing(
+    study: Study, fill: Fill, order: Order, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same weights, bit for bit, with batches drawn in the background or not."""
+    context = order(study, "student", fill(tmp_path / "a", 4))
+    found = []
+    for spare in (True, False):
+        monkeypatch.setattr(rounds, "has_spare_core", lambda _, spare=spare: spare)
+        found.append(bytes_of(RECIPES["distil"].run(context).weights))
+
+    assert found[0] == found[1]
 
 
 class Kept:

@@ -1,5 +1,6 @@
 """The round that all training recipes share; a recipe overrides what differs."""
 
+import torch
 from torch import Tensor, nn
 
 from stillroom.client.intake.store import CaseInfo
@@ -9,7 +10,8 @@ from stillroom.client.recipes.context import RecipeContext, RoundResult
 from stillroom.client.recipes.evaluation import evaluate
 from stillroom.client.recipes.models import network
 from stillroom.client.training.cases import WorkingSet
-from stillroom.client.training.device import Device, seeded
+from stillroom.client.training.device import Device, has_spare_core, seeded
+from stillroom.client.training.loader import batches_of
 from stillroom.client.training.loop import Report, optimiser_of, supervised_step, train
 from stillroom.client.training.moments import export_moments, restore_moments
 from stillroom.client.training.sampling import Batch, Sampler
@@ -73,27 +75,10 @@ class TrainingRecipe:
         module = network(study, stage, context.weights, device, build=self.build)
 
         # 3. A few steps, repeatable from the seed.
-        sampler = Sampler(
-            ids,
-            WorkingSet.of_stage(context.store, study, stage).case,
-            labels=self.labels(context),
-            volume=study.volume,
-            batch_size=stage.train.batch_size,
-            seed=context.round_seed,
-        )
         optimiser = optimiser_of(module, stage, context.round)
         if stage.train.keep_optimiser and (before := context.memory.load()) is not None:
             restore_moments(module, optimiser, before)
-        with seeded(device, context.round_seed):
-            report = train(
-                module,
-                sampler,
-                lambda net, batch: self.step(context, net, batch, device),
-                stage=stage,
-                optimiser=optimiser,
-                progress=context.progress,
-                should_stop=context.should_stop,
-            )
+        report = self._learn(context, module, optimiser, ids)
 
         # 4. What the next round starts from. It counts with this round's answer: a round that is
         #    asked again starts from the same moments and never steps twice.
@@ -106,6 +91,37 @@ class TrainingRecipe:
         if stage.privacy is not None:
             privatise(weights, context.weights, stage.privacy)
         return RoundResult(weights, self.groups(list(weights), report), metrics_of(report))
+
+    def _learn(
+        self,
+        context: RecipeContext,
+        module: nn.Module,
+        optimiser: torch.optim.Optimizer,
+        ids: list[str],
+    ) -> Report:
+        """The round's steps, on patches of the cases ``ids``."""
+        study, stage, device = context.study, context.stage, context.choose_device()
+        sampler = Sampler(
+            ids,
+            WorkingSet.of_stage(context.store, study, stage).case,
+            labels=self.labels(context),
+            volume=study.volume,
+            batch_size=stage.train.batch_size,
+            seed=context.round_seed,
+        )
+        with (
+            seeded(device, context.round_seed),
+            batches_of(sampler, stage.train.steps, ahead=has_spare_core(device)) as batches,
+        ):
+            return train(
+                module,
+                batches,
+                lambda net, batch: self.step(context, net, batch, device),
+                stage=stage,
+                optimiser=optimiser,
+                progress=context.progress,
+                should_stop=context.should_stop,
+            )
 
 
 def metrics_of(report: Report) -> dict[str, float]:

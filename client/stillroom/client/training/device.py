@@ -1,5 +1,6 @@
 """Where and how precisely to compute, and how to make it repeatable."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -80,6 +81,15 @@ def choose_device(setting: Setting, *, smallest_side: int = 0) -> Device:
     has = torch.cpu.get_capabilities()
     bf16 = smallest_side >= BF16_SIDE and any(has.get(name) for name in BF16_FEATURES)
     return Device("cpu", bf16, bf16, f"CPU in {'bf16' if bf16 else 'fp32'}, because {why}.")
+
+
+def has_spare_core(device: Device) -> bool:
+    """Whether batches can be drawn beside computing on ``device`` without slowing it down.
+
+    A step on a GPU leaves the processor idle. On a processor whose every core computes, a second
+    thread would only take turns with the first.
+    """
+    return device.kind == "cuda" or torch.get_num_threads() < (os.cpu_count() or 1)
 
 
 @contextmanager

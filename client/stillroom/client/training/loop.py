@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from stillroom.client.training.device import Device
+from stillroom.client.training.loader import Batches
 from stillroom.client.training.losses import Target, label_losses, weighted_sum
 from stillroom.client.training.proximal import Proximal
-from stillroom.client.training.sampling import Batch, Sampler
+from stillroom.client.training.sampling import Batch
 from stillroom.common.errors import DataError, ResourceError
 from stillroom.common.study import Stage, Study
 
@@ -68,7 +69,7 @@ def optimiser_of(module: nn.Module, stage: Stage, round_number: int) -> torch.op
 
 def train(
     module: nn.Module,
-    sampler: Sampler,
+    batches: Batches,
     step: Step,
     *,
     stage: Stage,
@@ -94,7 +95,7 @@ def train(
             raise ResourceError(
                 "This site stopped the round.", fix="Start it again.", code="STR-502"
             )
-        batch = sampler.draw()
+        batch = batches.draw()
         if not batch.targets:
             continue
         losses = step(module, batch)
