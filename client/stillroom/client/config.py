@@ -1,22 +1,16 @@
 """The one file a hospital edits: ``site.toml``. Keys are documented here."""
 
 import stat
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from stillroom.client.intake.rules import LabelRule, RoiRule, Rules
 from stillroom.common.errors import ConfigError, TrustError
+from stillroom.common.settings import Section, checked, read_toml
 
 Port = Annotated[int, Field(ge=1, le=65535)]
-
-
-class Section(BaseModel):
-    """Immutable, and a misspelt key is an error rather than a silent default."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class TlsSection(Section):
@@ -85,29 +79,11 @@ class SiteConfig(Section):
         """Read and validate ``path``; relative paths in it are relative to its folder.
 
         Raises:
-            ConfigError: STR-101 unreadable, STR-102 a bad key. Names keys, never values: they
+            ConfigError: STR-101 unreadable, STR-102 not TOML or a bad key. Names keys, never values: they
                 may be secrets.
         """
-        try:
-            raw = tomllib.loads(path.read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            raise ConfigError(
-                f"{path} cannot be read as TOML.",
-                fix="Check the path, the file's permissions and its syntax.",
-                code="STR-101",
-            ) from error
-        try:
-            return cls.model_validate(raw).below(path.resolve().parent)
-        except ValidationError as error:
-            problems = "; ".join(
-                f"{'.'.join(map(str, item['loc']))}: {item['msg']}"
-                for item in error.errors(include_input=False)
-            )
-            raise ConfigError(
-                f"{path} has {error.error_count()} problem(s): {problems}.",
-                fix="Correct these keys; all are explained in docs/reference/site-config.md.",
-                code="STR-102",
-            ) from error
+        config = checked(cls, read_toml(path), what=str(path), page="site-config.md")
+        return config.below(path.resolve().parent)
 
     @property
     def rules(self) -> Rules:

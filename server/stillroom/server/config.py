@@ -1,20 +1,13 @@
 """The one file an operator edits: ``server.toml``. Keys are documented here."""
 
-import tomllib
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, FilePath, ValidationError
+from pydantic import Field, FilePath
 
-from stillroom.common.errors import ConfigError
+from stillroom.common.settings import Section, checked, read_toml
 
 Port = Annotated[int, Field(ge=1, le=65535)]
-
-
-class Section(BaseModel):
-    """Immutable, and a misspelt key is an error rather than a silent default."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class TlsSection(Section):
@@ -89,16 +82,9 @@ class ServerConfig(Section):
         """Read and validate ``path``; relative paths in it are relative to its folder.
 
         Raises:
-            ConfigError: STR-101 unreadable, STR-102 a bad key. Names keys, never values.
+            ConfigError: STR-101 unreadable, STR-102 not TOML or a bad key. Names keys, never values.
         """
-        try:
-            raw = tomllib.loads(path.read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            raise ConfigError(
-                f"{path} cannot be read as TOML.",
-                fix="Check the path, the file's permissions and its syntax.",
-                code="STR-101",
-            ) from error
+        raw = read_toml(path)
         here = path.resolve().parent
         for key in ("state", "registry", "consortium"):
             if isinstance(raw.get(key), str):
@@ -108,15 +94,4 @@ class ServerConfig(Section):
                 key: here / value if isinstance(value, str) else value
                 for key, value in raw["tls"].items()
             }
-        try:
-            return cls.model_validate(raw)
-        except ValidationError as error:
-            problems = "; ".join(
-                f"{'.'.join(map(str, item['loc']))}: {item['msg']}"
-                for item in error.errors(include_input=False)
-            )
-            raise ConfigError(
-                f"{path} has {error.error_count()} problem(s): {problems}.",
-                fix="Correct these keys; all are explained in docs/reference/server-config.md.",
-                code="STR-102",
-            ) from error
+        return checked(cls, raw, what=str(path), page="server-config.md")
