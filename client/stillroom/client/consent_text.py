@@ -281,9 +281,9 @@ def _privacy(prepared: PreparedStudy, private: list[Stage]) -> list[str]:
         *_wrapped(
             "An epsilon below 1 is a strong promise, one above 10 a weak one; delta is the chance "
             "that it fails. It is a promise about this hospital as a whole: whatever other scans "
-            "it might have held, these weights would hardly tell. It was not made for one patient, "
-            "it does not cover the numbers under 2, and it counts every round once: should a "
-            "round's answer be lost on this machine and be computed again, that round counts twice."
+            "it might have held, these weights would hardly tell. It was not made for one patient "
+            "and does not cover the numbers under 2. It holds for one update a round: the courier "
+            "counts them in the ledger and lets no other leave."
         ),
     ]
 

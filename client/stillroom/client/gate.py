@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 
 from flwr.app import Message
 
-from stillroom.client.ledger import Entry, Ledger
+from stillroom.client.budget import Budget
+from stillroom.client.ledger import Entry, Ledger, read
 from stillroom.client.outbox import Outbox, Sealed
 from stillroom.client.outgoing import Outgoing, content_reply, error_reply
 from stillroom.common.errors import CODES, ContractError, StillroomError
@@ -78,6 +79,7 @@ class Gate:
     ) -> None:
         self._prepared, self._ledger, self._outbox = prepared, ledger, outbox
         self._permit = permit
+        self._budget = Budget(prepared, read(ledger.path))
 
     def admit(self, message: Message, fetch: Fetch) -> Request | Outgoing:
         """Hold a request against the study before the runner sees it.
@@ -108,6 +110,7 @@ class Gate:
             if self._permit is not None:
                 self._permit()
             decision = decide(request, reply_id, fetch, self._outbox)
+            self._budget.require(decision.entry.stage, decision.entry.content)
         except StillroomError as error:
             decision = refuse(request, error.code, self._prepared)
         return self._enter(decision)
@@ -120,6 +123,8 @@ class Gate:
 
     def _enter(self, decision: Decision) -> Outgoing:
         self._ledger.append(decision.entry)
+        if decision.entry.content:
+            self._budget.spend(decision.entry.stage, decision.entry.content)
         return decision.outgoing
 
 

@@ -45,6 +45,7 @@ CODES: dict[str, str] = {
     "STR-212": "A fingerprint is not the expected one.",
     "STR-213": "This site has joined no consortium, so nobody's signature can be checked.",
     "STR-214": "A description of the consortium does not follow from the one this site has.",
+    "STR-215": "All noised updates that a stage's epsilon accounts for have left this site.",
     "STR-220": "The site's ledger is damaged.",
     # 3xx: contract
     "STR-300": "A message breaks the protocol.",
