@@ -1,15 +1,21 @@
 """What one answer is worth, whether a round counts, and how it is written down."""
 
+import contextlib
+import hashlib
+import io
 import math
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
 
 from stillroom.common.errors import CODES, ContractError
 from stillroom.common.manifest import Manifest, TensorSpec
-from stillroom.common.messages import LABEL, ROUND, Reply
+from stillroom.common.messages import LABEL, ROUND, Delta, ModelRef, Reply, Task, UpdateRef
 from stillroom.common.study import PreparedStage, PreparedStudy, Study
+from stillroom.common.tensorfile import serialise
 from stillroom.server.rounds.outcome import (
     Answer,
     Outcome,
@@ -45,34 +51,61 @@ PREPARED = PreparedStudy(
 )
 
 
-def judged(reply: Reply | None, code: str | None = None, *, counts_only: bool = False) -> Outcome:
+BASE = "ab" * 32
+TASKS = {
+    ROUND: Task("d", "teach", 1, {"teach": ModelRef(BASE, 16)}),
+    LABEL: Task("d", "teach", 1, {"teach": ModelRef(BASE, 16, Delta("cd" * 32, "ef" * 32, 4))}),
+}
+
+
+def judged(
+    reply: Reply | None,
+    code: str | None = None,
+    *,
+    weights: Mapping[str, Any] | None = None,
+    counts_only: bool = False,
+    arrives: bool = True,
+) -> Outcome:
+    """What ``reply`` is worth, with ``weights`` in the file it names."""
     kind = LABEL if counts_only else ROUND
+    data = serialise(GOOD if weights is None else weights)
+    if reply is not None and reply.update is None and weights is not None:
+        digest = hashlib.sha256(data).hexdigest()
+        reply = replace(reply, update=UpdateRef("fp32", BASE, digest, len(data)))
+
+    def arrived(_: UpdateRef) -> contextlib.AbstractContextManager[BinaryIO] | None:
+        return contextlib.nullcontext(io.BytesIO(data)) if arrives else None
+
     answer = Answer(reply, code, 1.5)
-    return judge(answer, kind=kind, stage="teach", prepared=PREPARED, bytes_down=16)
+    return judge(answer, kind=kind, task=TASKS[kind], prepared=PREPARED, arrived=arrived)
 
 
-TABLE: dict[str, tuple[Reply, str]] = {
-    "nan": (Reply({"w": np.array([1, math.nan], np.float32)}, COUNT), "STR-303"),
-    "infinity": (Reply({"w": np.array([math.inf, 0], np.float32)}, COUNT), "STR-303"),
-    "1e30": (Reply({"w": np.full(2, 1e30, np.float32)}, COUNT), "STR-303"),
-    "extra tensor": (Reply({**GOOD, "x": np.ones(1, np.float32)}, COUNT), "STR-301"),
-    "no tensor": (Reply({}, COUNT), "STR-301"),
-    "no weights": (Reply(None, COUNT), "STR-301"),
-    "shape": (Reply({"w": np.ones((1, 2), np.float32)}, COUNT), "STR-302"),
-    "dtype": (Reply({"w": np.ones(2)}, COUNT), "STR-302"),
-    "no case": (Reply(GOOD, {}), "STR-304"),
-    "zero cases": (Reply(GOOD, {"g": 0}), "STR-304"),
-    "foreign metric": (Reply(GOOD, COUNT, {"DOE^JANE": 1.0}), "STR-304"),
-    "nan metric": (Reply(GOOD, COUNT, {"train.loss": math.nan}), "STR-304"),
-    "foreign group": (Reply(GOOD, {"g": 3, "DOE^JANE": 1}), "STR-304"),
+OK = Reply(None, COUNT)
+TABLE: dict[str, tuple[Mapping[str, Any] | None, Reply, str]] = {
+    "nan": ({"w": np.array([1, math.nan], np.float32)}, OK, "STR-303"),
+    "infinity": ({"w": np.array([math.inf, 0], np.float32)}, OK, "STR-303"),
+    "1e30": ({"w": np.full(2, 1e30, np.float32)}, OK, "STR-303"),
+    "extra tensor": ({**GOOD, "x": np.ones(1, np.float32)}, OK, "STR-301"),
+    "no tensor": ({}, OK, "STR-301"),
+    "no weights": (None, OK, "STR-301"),
+    "shape": ({"w": np.ones((1, 2), np.float32)}, OK, "STR-302"),
+    "dtype": ({"w": np.ones(2)}, OK, "STR-302"),
+    "other bytes": (GOOD, Reply(UpdateRef("fp32", BASE, "0" * 64, 80), COUNT), "STR-311"),
+    "other base": (GOOD, Reply(UpdateRef("fp32", "0" * 64, "0" * 64, 80), COUNT), "STR-307"),
+    "other encoding": (GOOD, Reply(UpdateRef("bf16-delta", BASE, "0" * 64, 80), COUNT), "STR-300"),
+    "no case": (GOOD, Reply(None, {}), "STR-304"),
+    "zero cases": (GOOD, Reply(None, {"g": 0}), "STR-304"),
+    "foreign metric": (GOOD, Reply(None, COUNT, {"DOE^JANE": 1.0}), "STR-304"),
+    "nan metric": (GOOD, Reply(None, COUNT, {"train.loss": math.nan}), "STR-304"),
+    "foreign group": (GOOD, Reply(None, {"g": 3, "DOE^JANE": 1}), "STR-304"),
 }
 
 
 @pytest.mark.parametrize("name", TABLE)
 def test_what_breaks_a_rule_is_refused_by_code(name: str) -> None:
     """The reason is our own words for the code; nothing the site sent is repeated."""
-    reply, code = TABLE[name]
-    outcome = judged(reply)
+    weights, reply, code = TABLE[name]
+    outcome = judged(reply, weights=weights)
 
     assert outcome.status == "refused"
     assert outcome.reason == f"{code}: {CODES[code]}"
@@ -80,20 +113,34 @@ def test_what_breaks_a_rule_is_refused_by_code(name: str) -> None:
 
 
 def test_good_update() -> None:
-    """Admitted with its counts, numbers, bytes and seconds."""
-    outcome = judged(Reply(GOOD, COUNT, {"train.loss": 0.25}))
+    """Admitted with its counts, numbers, bytes, seconds, and the file by its digest."""
+    outcome = judged(Reply(None, COUNT, {"train.loss": 0.25}), weights=GOOD)
+    size = len(serialise(GOOD))
 
-    assert outcome == Outcome("admitted", "", COUNT, {"train.loss": 0.25}, 8, 16, 1.5)
+    assert (outcome.status, outcome.samples, outcome.metrics) == (
+        "admitted",
+        COUNT,
+        {"train.loss": 0.25},
+    )
+    assert (outcome.bytes_up, outcome.bytes_down, outcome.seconds) == (size, 16, 1.5)
+    assert outcome.update is not None
+    assert outcome.update.sha256 == hashlib.sha256(serialise(GOOD)).hexdigest()
+
+
+def test_a_file_that_did_not_arrive() -> None:
+    """STR-311, and the round goes on."""
+    outcome = judged(OK, weights=GOOD, arrives=False)
+
+    assert (outcome.status, outcome.reason[:7]) == ("refused", "STR-311")
 
 
 def test_counts_only() -> None:
-    """Where numbers were asked for, numbers are enough, and tensors are too much."""
-    assert (
-        judged(Reply(None, {}, {"pseudo.vessels.written": 50}), counts_only=True).status
-        == "admitted"
-    )
+    """Where numbers were asked for, numbers are enough, and a file is too much."""
+    numbers = Reply(None, {}, {"pseudo.vessels.written": 50})
+    admitted = judged(numbers, counts_only=True)
+    assert (admitted.status, admitted.bytes_down) == ("admitted", 4)
 
-    refused = judged(Reply(GOOD, {}, {}), counts_only=True)
+    refused = judged(Reply(None, {}, {}), weights=GOOD, counts_only=True)
     assert (refused.status, refused.reason[:7]) == ("refused", "STR-301")
     other = judged(Reply(None, {}, {"train.cases": 5}), counts_only=True)
     assert (other.status, other.reason[:7]) == ("refused", "STR-304")
@@ -147,31 +194,35 @@ def test_quorum(min_sites: int, statuses: list[str], code: str | None) -> None:
 
 def test_record_of_a_round() -> None:
     """Every site is in it, only admitted ones in the order and the sums."""
+    one = judged(Reply(None, COUNT, {"train.loss": 0.5}), weights=GOOD)
     record: dict[str, Any] = round_record(
         2,
-        {
-            "b": judged(Reply(GOOD, COUNT, {"train.loss": 0.5})),
-            "a": judged(Reply(GOOD, {"g": 1}, {})),
-            "c": judged(None),
-        },
+        {"b": one, "a": judged(Reply(None, {"g": 1}), weights=GOOD), "c": judged(None)},
         seconds=3.14159,
         model="f" * 64,
+        epsilon=1.25,
     )
 
     assert record["order"] == ["b", "a"]
     assert record["samples"] == {"g": 4}
-    assert (record["bytes_up"], record["bytes_down"]) == (16, 48)
+    assert (record["bytes_up"], record["bytes_down"]) == (2 * one.bytes_up, 48)
     assert record["sites"]["c"]["status"] == "late"
     assert "reason" not in record["sites"]["b"]
+    assert record["sites"]["b"]["update"] == {
+        "sha256": one.update and one.update.sha256,
+        "base": BASE,
+        "encoding": "fp32",
+    }
     assert (record["seconds"], record["model_sha256"]) == (3.142, "f" * 64)
+    assert record["epsilon"] == 1.25
 
 
 def test_mean_of_a_metric() -> None:
     """Over those who report it; None, not NaN, when nobody does."""
     some = {
-        "a": judged(Reply(GOOD, COUNT, {"train.loss": 1.0})),
-        "b": judged(Reply(GOOD, COUNT, {"train.loss": 3.0})),
-        "c": judged(Reply(GOOD, COUNT)),
+        "a": judged(Reply(None, COUNT, {"train.loss": 1.0}), weights=GOOD),
+        "b": judged(Reply(None, COUNT, {"train.loss": 3.0}), weights=GOOD),
+        "c": judged(Reply(None, COUNT), weights=GOOD),
         "d": judged(None),
     }
 

@@ -174,6 +174,8 @@ class GridExchange:
             one.again_at = time.monotonic() + ask_again_s(one.times)
             if name is not None:
                 one.ids.append(name)
+            elif not one.ids:
+                self._lost(one, AGAIN_S * 2 ** min(one.times, 7))
             if why:
                 self._tell(one.call, why)
 
