@@ -21,7 +21,7 @@ from stillroom.common.errors import ContractError
 from stillroom.common.manifest import BLOCK, Manifest, Tally, TensorSpec
 from stillroom.common.messages import UpdateRef
 from stillroom.common.update import with_layout
-from stillroom.common.weightfile import HashedOutput, WeightReader, file_order
+from stillroom.common.weightfile import WeightReader, file_order, raw_bytes
 
 Floats = NDArray[np.float32]
 
@@ -34,13 +34,11 @@ class Change:
         sha256: Of the encoded file.
         nbytes: Its size.
         norm: Of the change as a reader will decode it.
-        residual: SHA-256 of the file of what is left for the next round.
     """
 
     sha256: str
     nbytes: int
     norm: float
-    residual: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +74,7 @@ def write_change(
         update: What the runner says of its file.
         terms: What the update is held to.
         base: The global model the update was made from.
-        before: Residual of the round before; None for none. Its digest has been looked at.
+        before: Residual of the round before; None for none. Its size has been looked at.
         after: Where the residual of this round goes, durably but for its name.
 
     Raises:
@@ -90,7 +88,7 @@ def write_change(
         old = WeightReader(_opened(stack, base), manifest)
         left = None if before is None else stack.enter_context(before.open("rb"))
         rest = stack.enter_context(after.open("wb"))
-        residual, writer = HashedOutput(rest), BlobWriter(out, terms.encoding, manifest)
+        writer = BlobWriter(out, terms.encoding, manifest)
         whole, change = Tally(manifest, terms.bound), Tally(manifest, 2 * terms.bound)
         room = np.empty(_largest(manifest), np.float32)
         decoded = np.empty_like(room)
@@ -107,13 +105,13 @@ def write_change(
             writer.add(spec.name, value, result)
             change.add(spec, result)
             np.subtract(value, result, out=value)
-            residual.put(value)
+            rest.write(raw_bytes(value))
         if new.finish() != (update.sha256, update.nbytes) or old.finish()[0] != update.base:
             raise _other_file()
         whole.norm()
         rest.flush()
         os.fsync(rest.fileno())
-        return Change(*writer.finish(), change.norm(), residual.finish()[0])
+        return Change(*writer.finish(), change.norm())
 
 
 def _subtract(
@@ -144,6 +142,11 @@ def _other(spec: TensorSpec, new: WeightReader, old: WeightReader, tally: Tally)
     new.read(value)
     tally.add(spec, value)
     return value
+
+
+def residual_bytes(manifest: Manifest) -> int:
+    """Size of a residual: the float32 values of a manifest, and nothing else."""
+    return sum(spec.nbytes for spec in manifest.tensors if spec.dtype == "float32")
 
 
 def _largest(manifest: Manifest) -> int:

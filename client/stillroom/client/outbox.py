@@ -18,7 +18,7 @@ from typing import Annotated, BinaryIO, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from stillroom.client.changes import Terms, write_change
+from stillroom.client.changes import Terms, residual_bytes, write_change
 from stillroom.client.exchange import ExchangeFolder
 from stillroom.client.streams import Copying
 from stillroom.common.canonical import canonical_bytes, file_digest
@@ -29,7 +29,9 @@ from stillroom.common.tensorfile import write_durably
 from stillroom.common.update import check_update_file
 
 RECORD = "record.json"
-Name = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
+Name = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Residual = Annotated[str, Field(pattern=r"^([1-9][0-9]{0,9}-[0-9a-f]{64}\.residual)?$")]
+"""Round and digest of the file it is left of: two rounds may send the same bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +63,10 @@ class Record(BaseModel):
     """Of the file that may leave."""
     nbytes: Annotated[int, Field(ge=1)]
     norm: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    before: Name = ""
-    """Digest of the residual that went in; empty for none."""
-    after: Name = ""
-    """Digest of the residual that is left."""
+    before: Residual = ""
+    """Name of the residual that went in; empty for none."""
+    after: Residual = ""
+    """Name of the residual that is left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +113,8 @@ class Outbox:
         if record is not None and _is_made(record, box, number, update, encoding):
             return _sealed(record, box)
         before = carried_over(record, number)
-        if before and not _intact(box / f"{before}.residual", before):
-            before = ""
+        if before and not self._is_residual(box / before, stage):
+            before = ""  # a disk that lost it costs a little accuracy, and no round
         try:
             box.mkdir(parents=True, exist_ok=True)
             try:
@@ -134,7 +136,7 @@ class Outbox:
         """Encode an update into ``box``, under the names by which the record will find it."""
         manifest = self.prepared.stages[stage].manifest
         encoding = self.prepared.study.stage_named(stage).exchange.encoding
-        new, rest, after = box / "new.blob", box / "new.residual", ""
+        new, rest = box / "new.blob", box / "new.residual"
         with self.exchange.open_update(update.sha256) as source, new.open("wb") as out:
             if encoding == "fp32":
                 copying = cast(BinaryIO, Copying(source, out))
@@ -147,14 +149,15 @@ class Outbox:
                     update=update,
                     terms=Terms(encoding, manifest, self.prepared.study.study.max_update_norm),
                     base=self.exchange.model(update.base),
-                    before=box / f"{before}.residual" if before else None,
+                    before=box / before if before else None,
                     after=rest,
                 )
-                sha256, nbytes, norm, after = made.sha256, made.nbytes, made.norm, made.residual
+                sha256, nbytes, norm = made.sha256, made.nbytes, made.norm
         # Not fsynced: its digest is looked at before it is used again, and it can be made again.
         os.replace(new, box / f"{sha256}.blob")
+        after = "" if encoding == "fp32" else f"{number}-{sha256}.residual"
         if after:
-            os.replace(rest, box / f"{after}.residual")
+            os.replace(rest, box / after)
         return Record(
             round=number,
             base=update.base,
@@ -166,6 +169,12 @@ class Outbox:
             before=before,
             after=after,
         )
+
+    def _is_residual(self, path: Path, stage: str) -> bool:
+        try:
+            return path.stat().st_size == residual_bytes(self.prepared.stages[stage].manifest)
+        except OSError:
+            return False
 
 
 def carried_over(record: Record | None, number: int) -> str:
@@ -212,7 +221,7 @@ def _sweep(box: Path, record: Record | None) -> None:
     """Remove what the record does not speak of: what was replaced, or never finished."""
     kept = {RECORD}
     if record is not None:
-        kept |= {f"{record.sha256}.blob", f"{record.before}.residual", f"{record.after}.residual"}
+        kept |= {f"{record.sha256}.blob", record.before, record.after}
     for path in box.iterdir():
         if path.name not in kept:
             with contextlib.suppress(OSError):
