@@ -29,7 +29,7 @@ def leave(out: Path, site: str) -> None:
     config = SiteConfig.load(out / "sites" / site / "site.toml")
     key = load_signing_key(config.signing_key)
     digest = PreparedStudy.load(config.study).digest
-    withdraw_consent(ConsentBook.below(config.state), key, study=digest, site=site)
+    withdraw_consent(ConsentBook.below(config.exchange), key, study=digest, site=site)
 
 
 def test_a_site_leaves_in_the_middle(tmp_path: Path) -> None:
