@@ -24,6 +24,7 @@ from stillroom.client.config import SiteConfig
 from stillroom.client.consent_post import ConsentPost
 from stillroom.client.consent_text import SiteFacts, describe, digest_lines
 from stillroom.client.consents import ConsentBook, give_consent, withdraw_consent
+from stillroom.client.exchange import ExchangeFolder
 from stillroom.client.intake.store import CaseInfo
 from stillroom.client.recipes.registry import RECIPES, RoundResult
 from stillroom.client.site import Site
@@ -32,14 +33,14 @@ from stillroom.common.consent import Consent, Withdrawal, give, parse_record
 from stillroom.common.consortium import make_consortium
 from stillroom.common.errors import ConfigError, ResourceError, StillroomError, TrustError
 from stillroom.common.manifest import Manifest, TensorSpec
-from stillroom.common.messages import INVENTORY, LABEL, ROUND, STAGE, Task
+from stillroom.common.messages import INVENTORY, LABEL, ROUND, STAGE, ModelRef, Task
 from stillroom.common.nn.prepare import prepare_study
 from stillroom.common.pki.files import load_signing_key, write_signing_key
 from stillroom.common.pki.issue import make_ca
 from stillroom.common.signed_study import sign_study
 from stillroom.common.signing import new_signing_key
 from stillroom.common.study import PreparedStage, PreparedStudy, Study
-from stillroom.common.tensorfile import read_weights, write_weights
+from stillroom.common.tensorfile import write_weights
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 DEMO = Path(__file__).parents[2] / "deploy/stillroom/deploy/studies/demo.toml"
@@ -86,7 +87,7 @@ class World:
     @property
     def book(self) -> ConsentBook:
         """The site's consents."""
-        return ConsentBook.below(self.folder / "state")
+        return ConsentBook.below(self.folder / "exchange")
 
     def sign(self) -> None:
         """The operator signs the study."""
@@ -110,10 +111,12 @@ class World:
     def task(self, **changes: Any) -> Task:
         """Round 1 of the teacher, as a good server asks for it."""
         prepared = PreparedStudy.load(self.folder / "study")
-        weights = read_weights(
-            self.folder / "study/weights", prepared.stages["teach"].initial_sha256
-        )
-        return replace(Task(prepared.digest, "teach", 1, weights=weights), **changes)
+        name = prepared.stages["teach"].initial_sha256
+        source = self.folder / "study/weights" / f"{name}.safetensors"
+        path = ExchangeFolder(self.folder / "exchange").prepare().model(name)
+        path.write_bytes(source.read_bytes())  # as the courier brings it
+        model = ModelRef(name, path.stat().st_size)
+        return replace(Task(prepared.digest, "teach", 1, {"teach": model}), **changes)
 
 
 @pytest.fixture
@@ -195,7 +198,7 @@ def test_nothing_runs_before_the_hospital_has_signed(world: World) -> None:
         (ROUND, {"round": 0}),
         (LABEL, {}),
         (ROUND, {"stage": "label"}),
-        (ROUND, {"weights": None}),
+        (ROUND, {"models": {}}),
         (STAGE, {"stage": "label"}),
         (INVENTORY, {}),
     ],
@@ -252,7 +255,7 @@ def test_withdrawing_during_the_last_batch_holds_the_answer_back(world: World) -
     world.give()
     result = RoundResult(None, {}, {"inventory.cases": 3})
     world.withdraw()
-    assert refused(lambda: client_app._reply(site, None, result)) == "STR-208"  # type: ignore[arg-type]
+    assert refused(lambda: client_app._leaving(site, result)) == "STR-208"
 
 
 def test_another_stop_keeps_its_own_reason(world: World) -> None:
