@@ -13,15 +13,18 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from stillroom.common.consent import Record, Standing, give, record_bytes, withdraw
 from stillroom.common.errors import ConfigError, StillroomError
 from stillroom.common.manifest import Manifest, TensorSpec
-from stillroom.common.messages import INVENTORY, LABEL, ROUND, Reply
+from stillroom.common.messages import INVENTORY, LABEL, ROUND, Reply, UpdateRef
 from stillroom.common.signing import new_signing_key, public_key_hex
 from stillroom.common.study import PreparedStage, PreparedStudy, Study
-from stillroom.common.tensorfile import write_weights
+from stillroom.common.tensorfile import serialise, write_weights
+from stillroom.server.asking import Awaited, Call
 from stillroom.server.consents import RegistryConsents, receive, standings
+from stillroom.server.depot import Depot
 from stillroom.server.rounds.outcome import Answer
-from stillroom.server.store.journal import Journal, read_events
+from stillroom.server.store.folder import RunFolder
+from stillroom.server.store.journal import read_events
 from stillroom.server.store.registry import Issued, Registry, Request
-from stillroom.server.study_run import Call, StudyRun
+from stillroom.server.study_run import StudyRun
 
 STUDY, NOW = "a" * 64, 1_790_000_000
 
@@ -130,13 +133,14 @@ TRAIN = {"name": "teach", "recipe": "teach", "label": "vessels", "rounds": 2}
 class Exchange:
     """Three sites that answer well, and remember what they were asked."""
 
+    depot: Depot
     asked: list[tuple[str, str]] = field(default_factory=list)
 
     def sites(self) -> tuple[str, ...]:
         """All that are connected."""
         return ("harbour", "river", "summit")
 
-    def ask(self, calls: Sequence[Call], *, deadline_s: float) -> Iterator[tuple[Call, Answer]]:
+    def ask(self, calls: Sequence[Call], *, awaited: Awaited) -> Iterator[tuple[Call, Answer]]:
         """One answer per call, in order."""
         for call in calls:
             self.asked.append((call.kind, call.site))
@@ -147,7 +151,11 @@ class Exchange:
         if call.kind == INVENTORY:
             return Reply(metrics={"inventory.cases": 9, "inventory.vessels.cases": 9})
         if call.kind == ROUND:
-            return Reply(call.task.weights, {"trunk": 2}, {"train.loss": 0.5})
+            model = call.task.models[call.task.stage]
+            data = serialise(START)
+            self.depot.append(call.site, model.sha256, [data], offset=0, total=len(data))
+            update = UpdateRef("fp32", model.sha256, model.sha256, len(data))
+            return Reply(update, {"trunk": 2}, {"train.loss": 0.5})
         if call.kind == LABEL:
             return Reply(metrics={"pseudo.vessels.written": 3})
         return Reply(metrics={"eval.cases": 2})
@@ -172,7 +180,9 @@ def run_study(
         }
     )
     prepared = PreparedStudy(study=study, stages={"teach": stage, "student": stage})
-    run = StudyRun(prepared, folder / "weights", exchange, Journal(folder / "run"))
+    run = StudyRun(
+        prepared, RunFolder(folder / "run", folder / "weights"), exchange, exchange.depot
+    )
     run.consents = consents
     error: BaseException | None = None
     try:
@@ -185,7 +195,7 @@ def run_study(
 def test_a_site_without_consent_is_asked_nothing(tmp_path: Path) -> None:
     """Not even how many cases it has; the run says why."""
     said: Mapping[str, Standing] = {"harbour": "given", "river": "expired"}
-    exchange = Exchange()
+    exchange = Exchange(Depot(tmp_path / "depot"))
     result, error = run_study(tmp_path, lambda: said, exchange)
     assert error is None
     assert {site for _, site in exchange.asked} == {"harbour"}
@@ -198,7 +208,7 @@ def test_a_site_without_consent_is_asked_nothing(tmp_path: Path) -> None:
 def test_a_site_that_withdraws_is_left_out_of_the_next_round(tmp_path: Path) -> None:
     """The study goes on with the others; the round and the result say who left and why."""
     said: dict[str, Standing] = dict.fromkeys(("harbour", "river", "summit"), "given")
-    exchange = Exchange()
+    exchange = Exchange(Depot(tmp_path / "depot"))
 
     def ask() -> Mapping[str, Standing]:
         if (ROUND, "river") in exchange.asked:
@@ -216,7 +226,7 @@ def test_a_site_that_withdraws_is_left_out_of_the_next_round(tmp_path: Path) -> 
 
 def test_a_study_nobody_consents_to_does_not_run(tmp_path: Path) -> None:
     """It ends with a code and asks nobody anything."""
-    exchange = Exchange()
+    exchange = Exchange(Depot(tmp_path / "depot"))
     result, error = run_study(tmp_path, dict, exchange)
     assert isinstance(error, ConfigError)
     assert error.code == "STR-104"
