@@ -1,5 +1,6 @@
 """Finished answers: given again as they were, or not at all."""
 
+import errno
 import json
 import os
 from collections.abc import Callable
@@ -12,7 +13,9 @@ import pytest
 from stillroom.client import answers as module
 from stillroom.client.answers import Answers
 from stillroom.client.exchange import ExchangeFolder
+from stillroom.client.recipes import memory as memory_module
 from stillroom.client.recipes.context import RoundResult
+from stillroom.common.errors import ResourceError
 from stillroom.common.messages import LABEL, ROUND, STAGE, ModelRef, Reply, Task
 
 MODEL = ModelRef("a" * 64, 100)
@@ -216,3 +219,32 @@ def test_lost_memory_is_no_memory(answers: Answers) -> None:
     file.write_bytes(file.read_bytes()[:-1] + b"x")
 
     assert answers.memory(ROUND, replace(TASK, round=4)).load() is None
+
+
+@pytest.mark.parametrize("step", ["update", "memory", "commit"])
+def test_a_full_disk_is_told_and_loses_nothing(
+    answers: Answers, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """The round before stays the last one; with room again, the same work is done and kept."""
+    run(answers, TASK, 1)
+    task = replace(TASK, round=4)
+    where, name = {
+        "update": (module, "write_weights"),
+        "memory": (memory_module, "write_weights"),
+        "commit": (module, "write_durably"),
+    }[step]
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(where, name, full)
+        with pytest.raises(ResourceError) as caught:
+            run(answers, task, 1)
+    assert caught.value.code == "STR-503"
+    assert answers.find(ROUND, TASK) is not None
+    assert answers.find(ROUND, task) is None
+    run(answers, task, 1)
+    after = answers.memory(ROUND, replace(TASK, round=5)).load()
+    assert after is not None
+    assert after["steps"] == 2

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict
 
 from stillroom.client.exchange import ExchangeFolder
 from stillroom.client.recipes.context import RoundResult
-from stillroom.client.recipes.memory import StageMemory
+from stillroom.client.recipes.memory import StageMemory, disk_failed
 from stillroom.common.canonical import canonical_bytes, digest, file_digest
 from stillroom.common.messages import Reply, Task, UpdateRef
 from stillroom.common.tensorfile import write_durably, write_weights
@@ -114,7 +114,16 @@ class Answers:
             task: What was asked.
             result: What came of it, checked.
             saved: What its memory saved; durable already.
+
+        Raises:
+            ResourceError: STR-503, the disk; nothing is committed then.
         """
+        try:
+            return self._keep(kind, task, result, saved)
+        except OSError as error:
+            raise disk_failed() from error
+
+    def _keep(self, kind: str, task: Task, result: RoundResult, saved: str | None) -> Reply:
         update = None
         if result.weights is not None:
             # 1. Everything the answer names. Killed here: files without a name, removed below

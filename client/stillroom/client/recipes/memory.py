@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from stillroom.common.errors import TrustError
+from stillroom.common.errors import ResourceError, TrustError
 from stillroom.common.tensorfile import read_weights, write_weights
 
 Remembered = Mapping[str, NDArray[Any]]
@@ -85,5 +85,21 @@ class StageMemory(Memory):
 
     @override
     def save(self, values: Remembered) -> None:
-        """Durable on return; unnamed, and thus nothing, until the answer is committed."""
-        self.saved = write_weights(self.folder, values)
+        """Durable on return; unnamed, and thus nothing, until the answer is committed.
+
+        Raises:
+            ResourceError: STR-503, the disk.
+        """
+        try:
+            self.saved = write_weights(self.folder, values)
+        except OSError as error:
+            raise disk_failed() from error
+
+
+def disk_failed() -> ResourceError:
+    """What is said when a round is finished and cannot be kept."""
+    return ResourceError(
+        "The runner's disk could not take what a round has learned.",
+        fix="Free or mend the disk of `state` and `exchange`; the round is worked out again.",
+        code="STR-503",
+    )
