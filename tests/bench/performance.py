@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
@@ -229,6 +230,8 @@ def main() -> int:
     parser.add_argument("--scratch", type=Path)
     given = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
+    # Told to stop, it stops what it started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory(prefix="stillroom-bench-") as temporary:
         root = given.scratch or Path(temporary)
         root.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ unless K = N and W = R = 0 and everything else held too.
 import argparse
 import json
 import os
+import signal
 import statistics
 import sys
 import tempfile
@@ -175,6 +176,8 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, help="Folder for everything that was written.")
     given = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
+    # Told to stop, it stops what it started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory(prefix="stillroom-chaos-") as temporary:
         scratch = given.keep or Path(temporary)
         scratch.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ The file of hooks (JSON) holds::
             during or after the call-th call of target (``module:qualname``), whoever made the
             calls before: they are counted on disk, over all lives of a process
     clock   {"role", "site", "after_s", "jump_s"}: this process's clock jumps, in its first life
+    profile [role]: stacks of these processes go into ``profile-<site>-<role>.txt``
     ports   true: local ports of a courier's transfers, which use http.client, go into
             ``ports/<site>``
 
@@ -103,6 +104,10 @@ def install(file: str) -> None:
     if who == "courier" and hooks.get("ports"):
         note = functools.partial(_note_ports, into=Path(file).parent / "ports" / site)
         changes.setdefault("http.client", []).append(note)
+    if who in hooks.get("profile", ()):
+        from stacks import Profiler
+
+        Profiler(Path(file).parent / f"profile-{site or 'server'}-{who}.txt")
     if changes:
         sys.meta_path.insert(0, Importer(changes))
     if os.environ.get("STILLROOM_PIDS"):
