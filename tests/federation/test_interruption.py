@@ -1,5 +1,6 @@
 """Somebody pulls the plug: of the rehearsal, softly or hard, or of one hospital's runner."""
 
+import json
 import os
 import signal
 import subprocess
@@ -9,6 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from stillroom.server.store.journal import read_events
+
+RESUME_S = 30.0
+"""Ten on a quiet machine; this one may be busy."""
 
 Find = Callable[[Path], dict[int, str]]
 
@@ -99,3 +105,58 @@ def test_a_dead_runner_ends_the_rehearsal(running: Running) -> None:
     assert "-runner ended early with status -9" in errors
     assert "\nfix: " in errors
     assert running.left(2) == {}
+
+
+def test_a_killed_study_process_loses_nothing(running: Running) -> None:
+    """Kill -9 in the middle of a round: within seconds another process goes on, and nobody notices."""
+
+    def told(name: str) -> list[dict[str, object]]:
+        return [e for _, e in read_events(running.out / "run") if e["event"] == name]
+
+    end = time.monotonic() + 240
+    while not told("round.opened"):
+        assert running.process.poll() is None, running.process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    killed = study_processes(running.process.pid)
+    assert killed
+    at = time.time()
+    for pid in killed:
+        os.kill(pid, signal.SIGKILL)
+    _, errors = running.process.communicate(timeout=300)
+
+    assert running.process.returncode == 0, errors
+    resumed = told("study.resumed")
+    assert len(resumed) == 1
+    assert float(str(resumed[0]["t"])) - at < RESUME_S
+    result = json.loads((running.out / "run" / "result.json").read_text())
+    assert (result["status"], result["notes"]) == ("completed", [])
+    closed = [(e["stage"], e["round"]) for e in told("round.closed")]
+    assert len(closed) == len(set(closed)) == 7
+    assert running.left(2) == {}
+
+
+def study_processes(ancestor: int) -> list[int]:
+    """Flower's processes of a study below a process; their command line names no folder of ours."""
+    parents: dict[int, int] = {}
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                line = (entry / "cmdline").read_bytes()
+                parents[int(entry.name)] = int(
+                    (entry / "stat").read_text().rsplit(")", 1)[1].split()[1]
+                )
+            except OSError:
+                continue
+            if b"flwr-serverapp" in line:
+                found.append(int(entry.name))
+
+    def below(pid: int) -> bool:
+        while pid > 1:
+            if pid == ancestor:
+                return True
+            pid = parents.get(pid, 0)
+        return False
+
+    return [pid for pid in found if below(pid)]

@@ -24,8 +24,7 @@ from stillroom.server.asking import Asking, Call, Exchange, Settle
 from stillroom.server.depot import Depot
 from stillroom.server.endings import Ended, Paused, broken, disk_full, ending, stopped
 from stillroom.server.rounds.admission import admit, admit_evaluation, without_consent
-from stillroom.server.rounds.aggregate import Aggregate, RoundSum
-from stillroom.server.rounds.contributions import Contribution
+from stillroom.server.rounds.aggregate import Aggregate
 from stillroom.server.rounds.deadline import Gathering
 from stillroom.server.rounds.memory import Memory
 from stillroom.server.rounds.outcome import (
@@ -36,9 +35,9 @@ from stillroom.server.rounds.outcome import (
 from stillroom.server.rounds.result import result
 from stillroom.server.rounds.schedule import exchanges_weights
 from stillroom.server.rounds.state import RunState, active, files_of, to_check, wave_of
-from stillroom.server.rounds.turns import Turns
 from stillroom.server.store.folder import RESULT, RunFolder
 from stillroom.server.store.journal import read_events
+from stillroom.server.sums import Sums
 
 log = logging.getLogger(__name__)
 
@@ -218,15 +217,11 @@ class StudyRun:
         opened = self.clock()
         stages = {stage.name: stage for stage in active(self.study, self.state)}
         calls = [call for stage in stages.values() for call in self._invite(stage)]
-        sums = {name: self._sum(stage) for name, stage in stages.items()}
-        turns: dict[str, Turns[Outcome]] = {
-            n: Turns(c.site for c in calls if c.task.stage == n) for n in stages
-        }
+        sums = Sums(self.prepared, self.state, self.folder, self.depot, calls)
 
         def settle(call: Call, outcome: Outcome) -> None:
-            name = call.task.stage
-            self._report(stages[name], call, outcome)
-            self._add(sums[name], turns[name].put(call.site, outcome))
+            self._report(stages[call.task.stage], call, outcome)
+            sums.put(call, outcome)
 
         outcomes = self._ask(calls, settle=settle)
         made: dict[str, Aggregate] = {}
@@ -234,13 +229,11 @@ class StudyRun:
         for name, stage in stages.items():
             mine = {site: o for (s, site), o in sorted(outcomes.items()) if s == name}
             require_quorum(self.study, name, mine)
-            # Whoever came after one that never did is added now, still in the order of names.
-            self._add(sums[name], turns[name].rest())
-            total = sums[name]
-            if total is not None:
-                # 1. The new model's files, durable under their digests. Killed here: nobody knows
-                #    them; they are removed, or made again, at the next start.
-                made[name] = total.finish(self.folder.weights, self._memory(stage))
+            # 1. The new model's files, durable under their digests. Killed here: nobody knows
+            #    them; they are removed, or made again, at the next start.
+            one = sums.finish(name)
+            if one is not None:
+                made[name] = one
             records[name] = self._record(stage, mine, made.get(name), self.clock() - opened)
         # 2. The records. Killed here: written again when the round is.
         for name, record in records.items():
@@ -292,33 +285,6 @@ class StudyRun:
                 change = model.delta.sha256
                 self.depot.publish(self.state.study, self.folder.delta(change), change)
         return task
-
-    def _sum(self, stage: Stage) -> RoundSum | None:
-        if not exchanges_weights(stage):
-            return None
-        base = self.state.models[stage.name].sha256
-        return RoundSum(
-            self.folder.model(base),
-            base,
-            self.prepared.stages[stage.name].manifest,
-            stage.exchange.encoding,
-            stage.aggregation,
-        )
-
-    def _memory(self, stage: Stage) -> Memory:
-        return Memory(self.folder.memory, stage.name, self.state.number)
-
-    def _add(self, total: RoundSum | None, ready: Iterable[tuple[str, Outcome]]) -> None:
-        for site, outcome in ready:
-            update = outcome.update
-            if total is None or update is None:
-                continue
-            path = self.depot.received(site, update.sha256)
-            if path is None:
-                # Admitted a moment ago: somebody cleans up on this machine. Left out silently, it
-                # would make a wrong model; so nobody is left out, and the round is made again.
-                raise Paused("an update that had been admitted is no longer on disk")
-            total.add(Contribution(site, path, update.encoding, update.base, outcome.samples))
 
     def _record(
         self, stage: Stage, outcomes: dict[str, Outcome], made: Aggregate | None, seconds: float
