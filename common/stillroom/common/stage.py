@@ -49,7 +49,7 @@ class Aggregation(Section):
     """``mean`` weighs each site by its cases, per group. The other two look at every coordinate of
     all updates and ignore case counts: a few hostile or broken sites cannot move them far."""
     trim: Annotated[float, Field(gt=0, lt=0.5)] = 0.2
-    """``trimmed-mean``: share of the sites dropped at each end."""
+    """``trimmed-mean``: share of the sites dropped at each end; at least one site."""
     clip_norm: Positive | None = None
     """An update that is farther than this from the global model is shortened to it."""
     server: Literal["fedavg", "fedadam", "fedyogi"] = "fedavg"
@@ -64,12 +64,8 @@ class Aggregation(Section):
 
     @property
     def fewest_sites(self) -> int:
-        """Updates below which ``method`` would ignore none, and so protect from none."""
-        if self.method == "median":
-            return 3
-        if self.method == "trimmed-mean":
-            return next(sites for sites in range(3, 10**6) if int(self.trim * sites) >= 1)
-        return 1
+        """Updates below which ``method`` would drop none, and so protect from none."""
+        return 1 if self.method == "mean" else 3
 
 
 class Privacy(Section):
