@@ -233,7 +233,7 @@ def test_a_file_that_changes_after_the_check(
     bench: Callable[[str], Bench], monkeypatch: pytest.MonkeyPatch, encoding: str, how: str
 ) -> None:
     """What leaves is what was looked at, or nothing leaves."""
-    monkeypatch.setattr("stillroom.common.update.BUFFER", 4096)  # not the whole file at once
+    monkeypatch.setattr("stillroom.common.layout.BUFFER", 4096)  # not the whole file at once
     site = bench(encoding)
     update = site.update(weights(1))
     path = site.exchange.update(update.sha256)

@@ -1,5 +1,7 @@
 """One check for both sides: what answers a kind of task, and what a task may be."""
 
+import hashlib
+import io
 from dataclasses import replace
 from typing import Any
 
@@ -10,10 +12,20 @@ from hypothesis import strategies as st
 
 from stillroom.common.errors import StillroomError
 from stillroom.common.manifest import Manifest, TensorSpec
-from stillroom.common.messages import INVENTORY, LABEL, ROUND, STAGE, Reply, Task
+from stillroom.common.messages import (
+    INVENTORY,
+    LABEL,
+    ROUND,
+    STAGE,
+    Delta,
+    ModelRef,
+    Reply,
+    Task,
+    UpdateRef,
+)
 from stillroom.common.study import PreparedStage, PreparedStudy, Study
 from stillroom.common.tensorfile import header, serialise, views
-from stillroom.common.update import check_reply, check_task
+from stillroom.common.update import check_reply, check_task, check_update_file, file_size
 
 WEIGHTS = {"a.weight": np.ones((3, 2), np.float32)}
 MANIFEST = Manifest(
@@ -32,7 +44,7 @@ def prepared() -> PreparedStudy:
             "stage": [
                 {"name": "teach", "recipe": "teach", "label": "vessels", "rounds": 2},
                 {"name": "apply", "recipe": "pseudolabel", "teachers": ["teach"]},
-                {"name": "student", "recipe": "distil"},
+                {"name": "student", "recipe": "distil", "exchange": {"encoding": "int8-delta"}},
             ],
         }
     )
@@ -41,11 +53,15 @@ def prepared() -> PreparedStudy:
 
 
 STUDY = prepared()
+FILE = serialise(WEIGHTS)
+MODEL = ModelRef(hashlib.sha256(FILE).hexdigest(), len(FILE))
+CHANGED = replace(MODEL, delta=Delta("1" * 64, "2" * 64, 20))
+UPDATE = UpdateRef("fp32", "1" * 64, MODEL.sha256, len(FILE))
 GOOD_TASKS = {
     INVENTORY: Task(STUDY.digest),
-    ROUND: Task(STUDY.digest, "teach", 2, WEIGHTS),
-    LABEL: Task(STUDY.digest, "apply", 1, None, {"teach": WEIGHTS}),
-    STAGE: Task(STUDY.digest, "student", 1, WEIGHTS),
+    ROUND: Task(STUDY.digest, "teach", 2, {"teach": MODEL}),
+    LABEL: Task(STUDY.digest, "apply", 1, {"teach": MODEL}),
+    STAGE: Task(STUDY.digest, "student", 1, {"student": CHANGED}),
 }
 
 
@@ -62,18 +78,23 @@ def test_the_study_s_own_tasks_pass(kind: str) -> None:
         (ROUND, {"stage": "none"}, "STR-205"),
         (ROUND, {"round": 3}, "STR-205"),
         (ROUND, {"round": 0}, "STR-205"),
-        (ROUND, {"weights": None}, "STR-205"),
-        (ROUND, {"teachers": {"student": WEIGHTS}}, "STR-205"),
-        (ROUND, {"teachers": {"teach": WEIGHTS}, "weights": None}, "STR-205"),
-        (ROUND, {"weights": {"b": WEIGHTS["a.weight"]}}, "STR-301"),
-        (ROUND, {"weights": {"a.weight": np.ones((2, 3), np.float32)}}, "STR-302"),
-        (ROUND, {"weights": {"a.weight": np.full((3, 2), np.nan, np.float32)}}, "STR-303"),
-        (LABEL, {"teachers": {}}, "STR-205"),
-        (LABEL, {"weights": WEIGHTS}, "STR-205"),
+        (ROUND, {"models": {}}, "STR-205"),
+        (ROUND, {"models": {"student": MODEL}}, "STR-205"),
+        (ROUND, {"models": {"teach": MODEL, "student": MODEL}}, "STR-205"),
+        (ROUND, {"models": {"teach": CHANGED}}, "STR-205"),
+        (ROUND, {"models": {"teach": replace(MODEL, nbytes=len(FILE) + 1)}}, "STR-301"),
+        (STAGE, {"models": {"student": replace(MODEL, nbytes=1)}}, "STR-301"),
+        (
+            STAGE,
+            {"models": {"student": replace(MODEL, delta=Delta("1" * 64, "2" * 64, 1 << 30))}},
+            "STR-301",
+        ),
+        (LABEL, {"models": {}}, "STR-205"),
+        (LABEL, {"models": {"apply": MODEL}}, "STR-205"),
         (LABEL, {"stage": "teach"}, "STR-205"),
         (STAGE, {"stage": "apply"}, "STR-205"),
         (INVENTORY, {"stage": "teach"}, "STR-205"),
-        (INVENTORY, {"weights": WEIGHTS}, "STR-205"),
+        (INVENTORY, {"models": {"teach": MODEL}}, "STR-205"),
     ],
 )
 def test_any_other_task_is_refused(kind: str, changes: dict[str, Any], code: str) -> None:
@@ -84,13 +105,78 @@ def test_any_other_task_is_refused(kind: str, changes: dict[str, Any], code: str
 
 
 def test_replies_that_pass() -> None:
-    """Every kind of task has an answer, and the norm of an update is told."""
-    reply = Reply(WEIGHTS, {"a": 3}, {"train.loss": 0.5, "train.cases": 3, "train.seconds": 9.0})
-    assert check_reply(ROUND, "teach", reply, STUDY) == pytest.approx(6**0.5)
-    assert check_reply(INVENTORY, "", Reply(metrics={"inventory.cases": 0}), STUDY) == 0
-    assert check_reply(LABEL, "apply", Reply(metrics={"pseudo.vessels.kept": 3}), STUDY) == 0
+    """Every kind of task has an answer."""
+    numbers = {"train.loss": 0.5, "train.cases": 3, "train.seconds": 9.0}
+    check_reply(ROUND, "teach", Reply(UPDATE, {"a": 3}, numbers), STUDY, base="1" * 64)
+    change = replace(UPDATE, encoding="int8-delta", nbytes=30)
+    check_reply(ROUND, "student", Reply(change, {"a": 3}, numbers), STUDY)
+    check_reply(INVENTORY, "", Reply(metrics={"inventory.cases": 0}), STUDY)
+    check_reply(LABEL, "apply", Reply(metrics={"pseudo.vessels.kept": 3}), STUDY)
     scores = {"eval.cases": 4, "eval.vessels.vessel.dice": 0.8}
-    assert check_reply(STAGE, "student", Reply(metrics=scores), STUDY) == 0
+    check_reply(STAGE, "student", Reply(metrics=scores), STUDY)
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"encoding": "int8-delta"}, "STR-300"),
+        ({"base": "DOE^JANE"}, "STR-300"),
+        ({"sha256": "../../site.key"}, "STR-300"),
+        ({"nbytes": 1 << 30}, "STR-301"),
+        ({"nbytes": 0}, "STR-301"),
+        ({"base": "3" * 64}, "STR-307"),
+    ],
+)
+def test_what_is_said_of_an_update(changes: dict[str, Any], code: str) -> None:
+    """Its encoding is the stage's, its size is possible, and its base is what was sent."""
+    reply = Reply(replace(UPDATE, **changes), {"a": 3}, {"train.loss": 0.5})
+    with pytest.raises(StillroomError) as caught:
+        check_reply(ROUND, "teach", reply, STUDY, base="1" * 64)
+    assert caught.value.code == code
+    assert "DOE" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("weights", "code"),
+    [
+        (WEIGHTS, ""),
+        ({"b": WEIGHTS["a.weight"]}, "STR-301"),
+        ({**WEIGHTS, "scan": np.zeros(9, np.int16)}, "STR-301"),
+        ({"a.weight": np.ones((2, 3), np.float32)}, "STR-302"),
+        ({"a.weight": np.ones((3, 2), np.float64)}, "STR-302"),
+        ({"a.weight": np.full((3, 2), np.nan, np.float32)}, "STR-303"),
+        ({"a.weight": np.full((3, 2), 1e7, np.float32)}, "STR-303"),
+    ],
+)
+def test_update_files(weights: dict[str, Any], code: str) -> None:
+    """The file is held to the manifest; its norm is told."""
+    data = serialise(weights)
+    update = replace(UPDATE, sha256=hashlib.sha256(data).hexdigest(), nbytes=len(data))
+    if not code:
+        norm = check_update_file(io.BytesIO(data), update, MANIFEST, STUDY)
+        assert norm == pytest.approx(6**0.5)
+        assert len(data) == file_size(MANIFEST)
+        return
+    with pytest.raises(StillroomError) as caught:
+        check_update_file(io.BytesIO(data), update, MANIFEST, STUDY)
+    assert caught.value.code == code
+
+
+@pytest.mark.parametrize("data", [FILE[:-1], FILE + b"x", FILE[:4], b"", b"\xff" * 99])
+def test_files_of_another_length(data: bytes) -> None:
+    """STR-300, however it was cut or grown, and whatever the reply says of it."""
+    update = replace(UPDATE, sha256=hashlib.sha256(data).hexdigest(), nbytes=len(data))
+    with pytest.raises(StillroomError) as caught:
+        check_update_file(io.BytesIO(data), update, MANIFEST, STUDY)
+    assert caught.value.code == "STR-300"
+
+
+def test_a_file_that_is_not_the_one_named() -> None:
+    """STR-311, although everything in it is as it should be."""
+    for other in (replace(UPDATE, sha256="4" * 64), replace(UPDATE, nbytes=len(FILE) + 1)):
+        with pytest.raises(StillroomError) as caught:
+            check_update_file(io.BytesIO(FILE), other, MANIFEST, STUDY)
+        assert caught.value.code == "STR-311"
 
 
 def test_a_refusal_quotes_nothing() -> None:

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from stillroom.common.encoding import BlobWriter
 from stillroom.common.errors import ContractError
+from stillroom.common.layout import with_layout
 from stillroom.common.manifest import BLOCK, Manifest, Tally, TensorSpec
 from stillroom.common.messages import UpdateRef
-from stillroom.common.update import with_layout
 from stillroom.common.weightfile import WeightReader, file_order, raw_bytes
 
 Floats = NDArray[np.float32]
