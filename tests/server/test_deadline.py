@@ -49,6 +49,21 @@ def test_deadline() -> None:
     assert not one.hopeless
 
 
+def test_the_shorter_deadline_needs_a_quorum() -> None:
+    """A site that hangs costs three times the slowest; one that is needed is waited for."""
+    one = gathering(slowest={"s": 30.0})
+    one.settle("s", "a", usable=True, now=20)
+    assert who(one, 500) == "bc"
+    one.settle("s", "b", usable=True, now=500)
+    assert who(one, 500) == ""
+
+    other = gathering(slowest={"s": 30.0})
+    other.settle("s", "a", usable=True, now=20)
+    other.settle("s", "b", usable=True, now=20)
+    assert who(other, 99) == "c"
+    assert who(other, 100) == ""
+
+
 def test_hopeless() -> None:
     """Two of three have failed, two are needed: nobody waits for the third, in no stage."""
     quorum = Quorum(min_sites=2, deadline_s=1000, grace_s=100)

@@ -36,6 +36,22 @@ def test_half_written_line_is_left_for_later(tmp_path: Path) -> None:
     assert [e["event"] for _, e in read_events(tmp_path, offset=len(whole))] == ["ü"]
 
 
+def test_a_line_that_was_cut_off_is_taken_away(tmp_path: Path) -> None:
+    """By the next writer, before its own first line could run into it; readers never saw it."""
+    journal = Journal(tmp_path)
+    journal.mend()
+    journal.event("study.started", study="d")
+    path = tmp_path / "events.jsonl"
+    whole = path.read_bytes()
+    for torn in (b"", b"{", b'{"t": 1, "event": "x"}'):
+        path.write_bytes(whole + torn)
+        Journal(tmp_path).mend()
+        assert path.read_bytes() == whole
+    path.write_bytes(b"{")
+    Journal(tmp_path).mend()
+    assert path.read_bytes() == b""
+
+
 def test_no_file_no_events(tmp_path: Path) -> None:
     """Watching may begin before the run does."""
     assert list(read_events(tmp_path / "nothing")) == []
@@ -76,6 +92,19 @@ def test_words_for_a_terminal() -> None:
             "loss": 0.25,
         },
         "teach, round 1: scored by nobody": {"event": "stage.scored", **base, "sites": []},
+        "study dddddddddddddddd goes on": {"event": "study.resumed", "study": "d" * 64},
+        "study paused: lunch": {"event": "study.paused", "reason": "lunch"},
+        "teach, round 1: river answered after the round had closed": {
+            "event": "site.late",
+            **base,
+            "site": "river",
+        },
+        "teach, round 1: river asked again, nothing was heard": {
+            "event": "site.asked_again",
+            **base,
+            "site": "river",
+            "reason": "nothing was heard",
+        },
         "study failed": {"event": "study.finished", "status": "failed"},
     }
     for words, event in events.items():

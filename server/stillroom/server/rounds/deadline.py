@@ -8,7 +8,9 @@ A round needs ``min_sites`` usable answers (or all, where fewer were asked). It 
 - at once, when so many have failed that enough can no longer come.
 
 The deadline of a stage's first round is the study's. Later ones know how long the slowest site
-took, so that a site that hangs costs minutes and not the hour that a first round may need.
+took, so that a site that hangs costs minutes and not the hour that a first round may need. While
+too few have answered, that shorter deadline does not count: closing the round would end the study
+for good, and whoever is missing may be restarting.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -77,6 +79,7 @@ class Gathering:
         self._waiting = {stage: set(sites) for stage, sites in asked.items()}
         self._usable = dict.fromkeys(self._waiting, 0)
         self._enough_at: dict[str, float] = {}
+        self._last_s = quorum.deadline_s if limit_s is None else limit_s
         if limit_s is None:
             self._grace_s = quorum.grace_s
             self._needed = {s: needed(quorum, len(sites)) for s, sites in self._waiting.items()}
@@ -117,8 +120,10 @@ class Gathering:
 
     def _closed(self, stage: str, now: float) -> bool:
         waiting, enough = self._waiting[stage], self._enough_at.get(stage)
-        if not waiting or now - self._opened >= self._limit[stage]:
+        if not waiting or now - self._opened >= self._last_s:
             return True
         if enough is None:
             return False
-        return waiting <= self._absent or now - enough >= self._grace_s
+        if now - self._opened >= self._limit[stage] or now - enough >= self._grace_s:
+            return True
+        return waiting <= self._absent
