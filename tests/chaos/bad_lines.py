@@ -1,7 +1,6 @@
 """Studies over bad lines: 4 Mbit/s, 200 ms, 1 % loss, a cut of a minute, a cut inside an upload."""
 
 import contextlib
-import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -20,6 +19,8 @@ SHAPES = {"encoder.weight": (1024, 1024), "heads.vessels.weight": (3, 32, 1, 1, 
 LINE = ("--rate-mbit", "4", "--delay-ms", "100", "--loss", "0.01")
 """100 ms each way."""
 SITES, ROUNDS, AGAIN = 2, 2, 0.05
+UPLOADED = 1.6e6
+"""Bytes of an upload's 4.2 million after which it is in its middle."""
 
 Tend = Callable[[], None]
 
@@ -167,11 +168,11 @@ def over(scratch: Path, name: str, seconds: float, *, inside: bool) -> tuple[Ver
 def _moment(consortium: Consortium, *, inside: bool) -> Callable[[], bool]:
     """When to cut: in the middle of the first site's first upload, or when its training has begun."""
     depot = consortium.layout.server / "state" / "depot"
-    half = sum(4 * 1024 * 1024 for _ in (1,)) * 0.4
 
     def uploading() -> bool:
         return any(
-            path.is_file() and path.stat().st_size > half for path in depot.glob("in/site-001/**/*")
+            path.is_file() and path.stat().st_size > UPLOADED
+            for path in depot.glob("in/site-001/**/*")
         )
 
     def training() -> bool:
@@ -181,9 +182,12 @@ def _moment(consortium: Consortium, *, inside: bool) -> Callable[[], bool]:
 
 
 def _files(plan: Plan) -> dict[str, int]:
-    """Bytes of the files that had to cross, by site, from the rounds' records."""
+    """Bytes of the files that had to cross, by site, from the rounds' records.
+
+    The first round's model does not: it came with the prepared study.
+    """
     found = dict.fromkeys(plan.names, 0)
     for record in records(plan.layout.run):
-        for name, site in json.loads(json.dumps(record["sites"])).items():
-            found[name] += site["bytes_up"] + site["bytes_down"]
+        for name, site in record["sites"].items():
+            found[name] += site["bytes_up"] + (site["bytes_down"] if record["round"] > 1 else 0)
     return found
