@@ -164,6 +164,12 @@ def _replies() -> list[Case]:
         number("huge number as a metric", train_loss=1.957e300),
         number("another stage's metric", eval_cases=5),
         number("count below the minimum cohort", INVENTORY, inventory_cases=2),
+        number(
+            "score of fewer scans than that",
+            STAGE,
+            **{"eval.vessels.vessel.cases": 0, "eval.vessels.vessel.dice": 0.1957},
+        ),
+        number("score of scans nobody counted", STAGE, **{"eval.vessels.vessel.dice": 0.1957}),
         number("fraction of a case", INVENTORY, inventory_cases=1957.0302),
         number("negative count", LABEL, **{"pseudo.vessels.written": -4}),
         number("training numbers in an inventory", INVENTORY, train_loss=0.1),

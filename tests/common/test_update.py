@@ -112,8 +112,20 @@ def test_replies_that_pass() -> None:
     check_reply(ROUND, "student", Reply(change, {"a": 3}, numbers), STUDY)
     check_reply(INVENTORY, "", Reply(metrics={"inventory.cases": 0}), STUDY)
     check_reply(LABEL, "apply", Reply(metrics={"pseudo.vessels.kept": 3}), STUDY)
-    scores = {"eval.cases": 4, "eval.vessels.vessel.dice": 0.8}
+    scores = {"eval.cases": 4, "eval.vessels.vessel.cases": 3, "eval.vessels.vessel.dice": 0.8}
     check_reply(STAGE, "student", Reply(metrics=scores), STUDY)
+    kept = {"eval.cases": 4, "eval.vessels.vessel.cases": 0}
+    check_reply(STAGE, "student", Reply(metrics=kept), STUDY)
+
+
+@pytest.mark.parametrize("cases", [None, 0, 2])
+def test_scores_of_few_scans(cases: int | None) -> None:
+    """Below the study's minimum of 3 they are refused on both sides, and so are uncounted ones."""
+    counted = {} if cases is None else {"eval.vessels.vessel.cases": cases}
+    reply = Reply(metrics={**counted, "eval.vessels.vessel.dice": 0.8})
+    with pytest.raises(ContractError) as caught:
+        check_reply(STAGE, "student", reply, STUDY)
+    assert caught.value.code == "STR-304"
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from stillroom.common.errors import ContractError, TrustError
 from stillroom.common.layout import SAME_RELEASE, with_layout
 from stillroom.common.manifest import Manifest, Tally
 from stillroom.common.messages import INVENTORY, LABEL, ROUND, STAGE, Reply, Task, UpdateRef
-from stillroom.common.metrics import COUNTS, check_metrics
+from stillroom.common.metrics import COUNTS, check_cohort, check_metrics
 from stillroom.common.study import TRAINING_RECIPES, PreparedStudy, Stage
 from stillroom.common.tensorfile import MAX_HEADER, header
 
@@ -167,20 +167,19 @@ def check_numbers(kind: str, metrics: Mapping[str, float], prepared: PreparedStu
         ContractError: STR-304.
     """
     check_metrics(metrics, prepared.study)
-    least = prepared.study.study.min_cohort
     for name, value in metrics.items():
         count = name.rsplit(".", 1)[-1] in COUNTS
         if (
             not name.startswith(PREFIXES[kind])
             or abs(value) > (MOST_CASES if count else MOST)
-            or (count and (value < 0 or value != math.floor(value) or 0 < value < least))
+            or (count and (value < 0 or value != math.floor(value)))
         ):
             raise ContractError(
-                f"The number {name} does not answer this task, is out of its range, or counts "
-                f"fewer cases than the study's minimum cohort of {least}.",
+                f"The number {name} does not answer this task, or is out of its range.",
                 fix=SAME_RELEASE,
                 code="STR-304",
             )
+    check_cohort(metrics, prepared.study.study.min_cohort)
 
 
 def check_task(kind: str, task: Task, prepared: PreparedStudy) -> None:
