@@ -24,7 +24,9 @@ from typing_extensions import override
 
 from stillroom.deploy.local_site import LocalSite
 from stillroom.server.app import app as server_app
+from stillroom.server.consents import receive
 from stillroom.server.depot import Depot
+from stillroom.server.store.registry import Registry
 
 RUN_ID = 1
 FIRST_NODE = 100
@@ -37,11 +39,13 @@ class LocalGrid(Grid):
     Args:
         sites: Site name -> its site.toml.
         depot: Where files wait, on the server's side.
+        registry: Where a site's consent and its withdrawal are told, as its courier would.
         stop: Set from outside to make every further message fail.
     """
 
     sites: Mapping[str, Path]
     depot: Depot
+    registry: Path | None = None
     stop: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
@@ -97,8 +101,17 @@ class LocalGrid(Grid):
             arrived.metadata.__dict__["_message_id"] = name
             site = self._sites[message.metadata.dst_node_id]
             self._replies[name] = _through_wire(site.answer(arrived))
+            self._tell(site)
             names.append(name)
         return names
+
+    def _tell(self, site: LocalSite) -> None:
+        """What has changed of a site's consent meanwhile; a withdrawal is not asked again then."""
+        consent = site.site.agreement.consent
+        if self.registry is not None and consent is not None:
+            with Registry(self.registry) as registry:
+                for record in consent.book.all():
+                    receive(site.site.config.site, record, registry)
 
     @override
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
@@ -129,7 +142,7 @@ def run_in_process(  # a study, where it is recorded, who takes part, who consen
         StillroomError: As the study run does.
     """
     depot = depot or run / "depot"
-    grid = LocalGrid(sites, Depot(depot), stop)
+    grid = LocalGrid(sites, Depot(depot), registry, stop)
     context = Context(
         run_id=RUN_ID,
         node_id=0,
