@@ -10,15 +10,10 @@ import httpx
 import pytest
 
 from stillroom.client import carriage
-from stillroom.client.carriage import Carriage, Expired, RunEnded, RunnerLost
+from stillroom.client.carriage import Carriage, Expired, RunEnded, RunnerLost, Stopped
 from stillroom.client.config import SiteConfig
-from stillroom.client.courier import (
-    RETRY_MOST_S,
-    CourierSettings,
-    Edge,
-    Stopped,
-    _translate,
-)
+from stillroom.client.courier import CourierSettings
+from stillroom.client.fleet import RETRY_MOST_S, Edge, translate
 from stillroom.client.sockets import loopback_listener
 from stillroom.common.errors import ConfigError, ResourceError, StillroomError, TrustError
 from stillroom.common.pki.files import write_certificate, write_key
@@ -34,7 +29,7 @@ def status(code: int) -> httpx.HTTPStatusError:
 @pytest.mark.parametrize("code", [502, 503, 504])
 def test_a_restarting_server_is_waited_out(code: int) -> None:
     """Whatever stands before it says so; it will be back."""
-    assert _translate(status(code), "fl:443") is None
+    assert translate(status(code), "fl:443") is None
 
 
 @pytest.mark.parametrize(
@@ -49,7 +44,7 @@ def test_a_restarting_server_is_waited_out(code: int) -> None:
 )
 def test_a_dropped_line_is_waited_out(text: str) -> None:
     """Networks of hospitals have bad days; none of these ends the courier."""
-    assert _translate(httpx.ConnectError(text), "fl:443") is None
+    assert translate(httpx.ConnectError(text), "fl:443") is None
 
 
 @pytest.mark.parametrize(
@@ -81,7 +76,7 @@ def test_a_dropped_line_is_waited_out(text: str) -> None:
 )
 def test_what_trying_again_does_not_mend(error: httpx.HTTPError, code: str, who: str) -> None:
     """Each ends the courier with a code and says whose turn it is."""
-    failure = _translate(error, "fl:443")
+    failure = translate(error, "fl:443")
 
     assert isinstance(failure, TrustError)
     assert failure.code == code
@@ -90,9 +85,9 @@ def test_what_trying_again_does_not_mend(error: httpx.HTTPError, code: str, who:
 
 def test_the_rest_of_the_table() -> None:
     """403 is Flower's word for a run that is over; anything else is a mistake of ours."""
-    assert isinstance(_translate(status(403), "fl:443"), RunEnded)
+    assert isinstance(translate(status(403), "fl:443"), RunEnded)
     bug = status(422)
-    assert _translate(bug, "fl:443") is bug
+    assert translate(bug, "fl:443") is bug
 
 
 @pytest.fixture
@@ -130,6 +125,33 @@ def test_waiting_ends_when_told(settings: CourierSettings) -> None:
         edge.activate()
     edge.close()
     assert 1 <= RETRY_MOST_S <= 2  # a server that is back is found within seconds
+
+
+@pytest.mark.parametrize(("refusals", "known"), [(3, True), (1000, False)])
+def test_a_site_that_was_approved_a_moment_ago(
+    settings: CourierSettings, monkeypatch: pytest.MonkeyPatch, refusals: int, known: bool
+) -> None:
+    """The server's list of keys follows the registry within a second; that second is waited out."""
+    monkeypatch.setattr("stillroom.client.newcomer.PATIENCE_S", 2.0)
+    edge, asked = Edge(settings, threading.Event()), list[object]()
+
+    def activate(request: object) -> object:
+        asked.append(request)
+        if len(asked) <= refusals:
+            raise status(412)
+        return SimpleNamespace(node_id=7)
+
+    monkeypatch.setattr(edge._client, "ActivateNode", activate)
+    if known:
+        edge.activate()
+        assert edge.node.node_id == 7
+    else:
+        with pytest.raises(TrustError) as caught:
+            edge.activate()
+        assert caught.value.code == "STR-206"
+        assert 2 <= len(asked) <= 20
+    monkeypatch.setattr(edge._client, "DeactivateNode", lambda request: None)
+    edge.close()
 
 
 def test_key_of_another_certificate(settings: CourierSettings) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -130,11 +131,26 @@ def test_a_lying_server_changes_nothing(server: Server, tmp_path: Path, raw: byt
     server.lie = raw
     with pytest.raises(StillroomError):
         watch(tmp_path).ask()
-    stop = threading.Event()
-    stop.set()
-    watch(tmp_path).keep_asking(stop)
+    watch(tmp_path).ask_once()
     assert (tmp_path / "consortium.json").read_bytes() == FIRST
     assert not (tmp_path / "consortium.history").exists()
+
+
+def test_it_goes_on_asking(server: Server, tmp_path: Path) -> None:
+    """From time to time, until it is told to stop; a server that lies does not end it."""
+    server.lie, stop = FIRST, threading.Event()
+    thread = threading.Thread(target=watch(tmp_path).keep_asking, args=(stop, 0.01))
+    thread.start()
+    end = time.monotonic() + 10
+    while server.asked < 3 and time.monotonic() < end:
+        time.sleep(0.01)
+    server.lie = None
+    while (tmp_path / "consortium.json").read_bytes() != THIRD and time.monotonic() < end:
+        time.sleep(0.01)
+    stop.set()
+    thread.join(5)
+    assert (tmp_path / "consortium.json").read_bytes() == THIRD
+    assert not thread.is_alive()
 
 
 def test_a_history_that_was_never_kept(server: Server, tmp_path: Path) -> None:

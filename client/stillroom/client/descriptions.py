@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 PATH = "/v1/stillroom/consortium"
 EVERY_S = 3600.0
-TIMEOUT_S = 30.0
+TIMEOUT_S = 10.0
 MOST_BYTES = 1 << 19
 MOST_STEPS = 64
 """Descriptions taken in one go; a server that has more is asked again in an hour."""
@@ -61,16 +61,17 @@ class Descriptions:
                 self._put(present, follow(present, raw))
         return MOST_STEPS
 
+    def ask_once(self) -> None:
+        """Ask, and go on with the present description where that fails: all that is lost is news."""
+        try:
+            self.ask()
+        except (httpx.HTTPError, OSError, StillroomError) as error:
+            log.warning("consortium.not_renewed", extra={"code": getattr(error, "code", None)})
+
     def keep_asking(self, stop: threading.Event, every_s: float = EVERY_S) -> None:
-        """Ask at the start and from time to time until ``stop``; runs in a thread of its own."""
-        while True:
-            try:
-                self.ask()
-            except (httpx.HTTPError, OSError, StillroomError) as error:
-                # Nothing is lost but news: the site goes on with whom it trusts already.
-                log.warning("consortium.not_renewed", extra={"code": getattr(error, "code", None)})
-            if stop.wait(every_s):
-                return
+        """Ask from time to time until ``stop``; runs in a thread of its own."""
+        while not stop.wait(every_s):
+            self.ask_once()
 
     def _next(self, client: httpx.Client, present: Consortium) -> bytes | None:
         question = DescriptionQuestion(after=int(present.issued_at.timestamp()))

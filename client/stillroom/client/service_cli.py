@@ -22,6 +22,8 @@ def courier(config: Config, follow_parent: FollowParent = None) -> None:
     from stillroom.client.agreement import Agreement
     from stillroom.client.config import SiteConfig
     from stillroom.client.courier import CourierSettings, run_courier
+    from stillroom.client.descriptions import Descriptions
+    from stillroom.client.papers import client_context
     from stillroom.common.lifetime import follow, stop_on_signals
     from stillroom.common.logs import to_stderr
 
@@ -30,6 +32,9 @@ def courier(config: Config, follow_parent: FollowParent = None) -> None:
     if follow_parent is not None:
         follow(follow_parent)
     site = SiteConfig.load(config)
+    if site.consortium is not None:
+        # First of all: the study may be signed by an operator who came while this site was away.
+        Descriptions(site.server, site.consortium, lambda: client_context(site.tls)).ask_once()
     run_courier(
         CourierSettings(
             server=site.server,
@@ -50,7 +55,7 @@ def courier(config: Config, follow_parent: FollowParent = None) -> None:
 
 
 def runner(config: Config, follow_parent: FollowParent = None) -> None:
-    """Do the study's work on this site's data (GPU, no network but the courier's loopback port)."""
+    """Do the study's work on this site's data (GPU; needs no network)."""
     from stillroom.client.config import SiteConfig
     from stillroom.common.lifetime import follow, leave_within, stop_on_signals
     from stillroom.common.logs import to_stderr
