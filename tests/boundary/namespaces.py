@@ -35,6 +35,21 @@ table inet fw {{
 """One destination, both ways; everything else is counted. IPv6's own chatter is dropped unseen."""
 
 
+COUNT_ALL = """
+table inet packets {
+  chain out {
+    type filter hook output priority 0; policy accept;
+    counter comment "sent"
+  }
+  chain in {
+    type filter hook input priority 0; policy accept;
+    counter comment "received"
+  }
+}
+"""
+"""Every packet of a host, those to itself included."""
+
+
 def missing() -> str | None:
     """Why this machine cannot play; None when it can."""
     if os.geteuid() != 0:
@@ -56,7 +71,7 @@ class Hosts:
         return ["ip", "netns", "exec", f"{self.prefix}-{host}", *command]
 
     def up(self) -> None:
-        """Make the switch and the hosts, and one that has nothing but lo."""
+        """Make the switch and the hosts, and one that has nothing: even its lo is down."""
         self._ip("netns", "add", f"{self.prefix}-sw")
         self._in("sw", "link", "add", "br0", "type", "bridge")
         self._in("sw", "link", "set", "br0", "up")
@@ -69,7 +84,6 @@ class Hosts:
             self._in(host, "addr", "add", f"{address}/24", "dev", "eth0")
             self._in(host, "link", "set", "eth0", "up")
         self._ip("netns", "add", f"{self.prefix}-runner")
-        self._in("runner", "link", "set", "lo", "up")
 
     def down(self) -> None:
         """Remove every namespace, whether ``up`` was finished or not."""
@@ -84,9 +98,15 @@ class Hosts:
         rules = "flush ruleset\n" + FIREWALL.format(address=address, port=port)
         subprocess.run(nft, input=rules, text=True, check=True, capture_output=True)
 
-    def counters(self) -> dict[str, int]:
-        """Packets by comment: ``allowed``, ``denied out``, ``denied in``."""
-        nft = self.command("site", ["nft", "-j", "list", "ruleset"])
+    def count_all(self, host: str) -> None:
+        """Count every packet of ``host`` from now on."""
+        nft = self.command(host, ["nft", "-f", "-"])
+        rules = "flush ruleset\n" + COUNT_ALL
+        subprocess.run(nft, input=rules, text=True, check=True, capture_output=True)
+
+    def counters(self, host: str = "site") -> dict[str, int]:
+        """Packets by comment: ``allowed``, ``denied out``, ``denied in``; or ``sent``, ``received``."""
+        nft = self.command(host, ["nft", "-j", "list", "ruleset"])
         done = subprocess.run(nft, text=True, check=True, capture_output=True)
         found = {}
         for item in json.loads(done.stdout)["nftables"]:

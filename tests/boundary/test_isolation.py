@@ -41,7 +41,8 @@ pytestmark = pytest.mark.skipif(
 CALL = """
 import sys, threading
 from pathlib import Path
-from stillroom.client.courier import CourierSettings, Edge
+from stillroom.client.courier import CourierSettings
+from stillroom.client.fleet import Edge
 from stillroom.common.errors import StillroomError
 folder = Path(sys.argv[2])
 settings = CourierSettings(
@@ -65,23 +66,25 @@ except Exception as error:
     print(type(error).__name__)
 """
 
-# What a runner may do in a namespace with lo alone: talk to the courier's listener, nothing else.
+# What a runner may do where there is no network, not even lo: talk to its courier, nothing else.
 ALONE = """
 import errno, socket
 outside = []
 for family, address in (
     (socket.AF_INET, ("10.77.0.1", 443)), (socket.AF_INET, ("10.77.0.2", 22)),
     (socket.AF_INET, ("192.0.2.1", 53)), (socket.AF_INET6, ("2001:db8::1", 443)),
+    (socket.AF_INET, ("127.0.0.1", 9094)),
 ):
     for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
         with socket.socket(family, kind) as probe:
             probe.settimeout(1)
             outside.append(errno.errorcode.get(probe.connect_ex(address)))
-from stillroom.client.sockets import loopback_listener
-with loopback_listener(9094) as listener:
+import sys
+from pathlib import Path
+from stillroom.client.runtime_socket import bound_socket
+with bound_socket(Path(sys.argv[1])) as listener, socket.socket(socket.AF_UNIX) as inside:
     listener.listen()
-    inside = socket.create_connection(("127.0.0.1", 9094), timeout=1)
-    inside.close()
+    inside.connect(sys.argv[1])
 print(sorted(set(outside)), [name for _, name in socket.if_nameindex()])
 """
 
@@ -195,10 +198,11 @@ def test_the_server_cannot_call_the_hospital(lab: Lab) -> None:
     assert lab.hosts.counters()["denied in"] > 0
 
 
-def test_runner_has_no_network(lab: Lab) -> None:
-    """With lo alone every address outside is unreachable, and the courier's port still works."""
+def test_runner_has_no_network(lab: Lab, tmp_path: Path) -> None:
+    """Every address is unreachable, its own machine's too, and the courier's socket still works."""
+    where = str(tmp_path / "runtime.sock")
     done = subprocess.run(
-        lab.hosts.command("runner", [sys.executable, "-P", "-c", ALONE]),
+        lab.hosts.command("runner", [sys.executable, "-P", "-c", ALONE, where]),
         capture_output=True,
         text=True,
         check=True,

@@ -2,6 +2,7 @@
 
 import inspect
 
+import httpx
 import pytest
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -12,7 +13,11 @@ from flwr.proto.fleet_pb2 import (
     PushMessagesRequest,
     PushMessagesResponse,
 )
-from flwr.proto.runtime_pb2 import AcquireTaskRequest, AcquireTaskResponse
+from flwr.proto.runtime_pb2 import (
+    AcquireTaskRequest,
+    AcquireTaskResponse,
+    SendTaskHeartbeatRequest,
+)
 from flwr.supercore.constant import TaskType
 from flwr.supercore.fab import Fab
 from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
@@ -51,12 +56,12 @@ def parameters(function: object) -> list[str]:
     ],
 )
 def test_fleet_calls(call: str) -> None:
-    """courier.Edge: each takes one protobuf request."""
-    assert parameters(getattr(FleetHttpClient, call)) == ["self", "request"], "courier.Edge"
+    """fleet.Edge: each takes one protobuf request."""
+    assert parameters(getattr(FleetHttpClient, call)) == ["self", "request"], "fleet.Edge"
 
 
 def test_fleet_client_takes_our_tls_context() -> None:
-    """courier.Edge gives an SSLContext with the client certificate as `verify`."""
+    """fleet.Edge gives an SSLContext with the client certificate as `verify`."""
     assert {"interceptors", "verify", "timeout"} <= set(parameters(FleetHttpClient.__init__))
 
 
@@ -145,6 +150,25 @@ def test_runner_steps() -> None:
     assert {"master_secret", "protected_methods"} <= set(
         parameters(SuperExecAuthHttpInterceptor.__init__)
     )
+
+
+def test_one_client_carries_every_call() -> None:
+    """runtime_client: put another httpx.Client in its place, and nothing goes anywhere else."""
+    seen = []
+
+    def take(request: httpx.Request) -> httpx.Response:
+        seen.append(request.url.path)
+        return httpx.Response(200)
+
+    client = RuntimeHttpClient("http://courier", verify=False)
+    assert isinstance(client._client, httpx.Client)
+    client._client.close()
+    client._client = httpx.Client(transport=httpx.MockTransport(take))
+    client.AcquireTask(AcquireTaskRequest())
+    client.SendTaskHeartbeat(SendTaskHeartbeatRequest())
+    client.close()
+    assert seen == ["/v1/runtime/acquire-task", "/v1/runtime/send-task-heartbeat"]
+    assert client._client.is_closed
 
 
 def test_apps_are_plain_callables(inside_a_task: None) -> None:

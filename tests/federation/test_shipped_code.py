@@ -96,14 +96,13 @@ def consortium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Layou
     marks, scans = layout.out / "marks", layout.out / "scans"
     marks.mkdir()
     scans.mkdir()
-    inner, edge, runtime = free_ports(3)
+    inner, edge = free_ports(2)
     found_consortium(layout, [SITE])
     config = write_server_config(layout, edge_port=edge, inner_port=inner)
     site = write_site_config(
         layout,
         SITE,
         server_port=edge,
-        runtime_port=runtime,
         data=[scans],
         labels={},
         threads=1,

@@ -57,8 +57,9 @@ class SiteConfig(Section):
     """This site's signing key (PEM): signs consents. Made here; never leaves. The runner reads
     only its public half, ``signing.pub`` beside it."""
     tls: TlsSection
-    runtime_port: Port = 9094
-    """Loopback port between courier and runner."""
+    runtime_port: Port | None = None
+    """A loopback port between courier and runner in place of the socket in ``exchange``, where that
+    folder cannot hold one. The runner then needs ``lo``; with the socket it needs no network."""
     runner_secret: Path = Path("runner.secret")
     """Shared by courier and runner; without it the courier hands out no work."""
     poll_s: Annotated[float, Field(gt=0, le=60)] = 0.5

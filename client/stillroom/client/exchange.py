@@ -64,6 +64,11 @@ class ExchangeFolder:
         """Held by the runner."""
         return self.folder / "runner.lock"
 
+    @property
+    def socket(self) -> Path:
+        """Where the courier listens for the runner: a file, not a port."""
+        return self.folder / "runtime.sock"
+
     def model(self, sha256: str) -> Path:
         """Path of a global model; ValueError when its name is no SHA-256."""
         return self.models / _named(sha256)

@@ -1,15 +1,20 @@
-"""Flower's Runtime API for the runner: on loopback, and to nobody without the shared secret."""
+"""Flower's Runtime API for the runner: in a folder, and to nobody without the shared secret."""
 
 import contextlib
+import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Protocol
 
 import uvicorn
 from flwr.supernode.main import create_app
 from flwr.supernode.nodestate import NodeStateFactory
 
+from stillroom.client.exchange import ExchangeFolder
+from stillroom.client.runtime_socket import bound_socket
 from stillroom.client.sockets import loopback_listener
 
 
@@ -17,8 +22,13 @@ class Shared(Protocol):
     """What courier and runner both know."""
 
     @property
-    def runtime_port(self) -> int:
-        """Loopback port."""
+    def runtime_port(self) -> int | None:
+        """Loopback port; None where they meet at a socket in ``exchange``."""
+        ...
+
+    @property
+    def exchange(self) -> Path:
+        """The folder both see."""
         ...
 
     @property
@@ -32,9 +42,9 @@ def runtime_listener(states: NodeStateFactory, settings: Shared) -> Iterator[Non
     """Open while the block lasts; a task is handed out only against the secret.
 
     Raises:
-        ResourceError: STR-501 when the port is taken.
+        ResourceError: STR-501 when the port is taken, or the socket cannot be made.
     """
-    with loopback_listener(settings.runtime_port) as listener:
+    with _bound(settings) as listener:
         server = uvicorn.Server(
             uvicorn.Config(
                 create_app(state_factory=states, superexec_auth_secret=settings.secret),
@@ -51,3 +61,9 @@ def runtime_listener(states: NodeStateFactory, settings: Shared) -> Iterator[Non
         finally:
             server.should_exit = True
             thread.join(timeout=5)
+
+
+def _bound(settings: Shared) -> AbstractContextManager[socket.socket]:
+    if settings.runtime_port is not None:
+        return loopback_listener(settings.runtime_port)
+    return bound_socket(ExchangeFolder(settings.exchange).socket)

@@ -1,4 +1,4 @@
-"""The runner: the process with the data and the GPU. No network but the courier's loopback port.
+"""The runner: the process with the data and the GPU. It needs no network, not even ``lo``.
 
 It stays up between rounds, so that data, models and imports stay warm, and it runs the ClientApp
 that is installed beside it and no other: the run's FAB arrives empty and would not be unpacked,
@@ -25,12 +25,14 @@ from flwr.supercore.interceptors import (
     RuntimeVersionHttpInterceptor,
     SuperExecAuthHttpInterceptor,
 )
+from flwr.supercore.protobuf.client import ProtobufClientInterceptor
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
 from stillroom.client.app import SITE_CONFIG
 from stillroom.client.app import app as installed_app
 from stillroom.client.exchange import RunnerLock
+from stillroom.client.runtime_client import SocketRuntimeClient
 from stillroom.client.site import Site
 from stillroom.common.errors import StillroomError
 from stillroom.common.lifetime import patience
@@ -51,12 +53,12 @@ class RunnerSettings:
 
     Attributes:
         site_config: The site.toml the ClientApp reads.
-        runtime_port: Loopback port of the courier.
+        runtime_port: Loopback port of the courier; None where it listens in ``exchange``.
         secret: Shared with the courier.
     """
 
     site_config: Path
-    runtime_port: int
+    runtime_port: int | None
     secret: bytes
 
 
@@ -70,7 +72,7 @@ def run_runner(settings: RunnerSettings, stop: threading.Event) -> None:
     site = Site.open(settings.site_config)
     site.stop = stop
     poll = _client(
-        settings.runtime_port,
+        settings,
         RuntimeVersionHttpInterceptor(component_name="SuperExec"),
         SuperExecAuthHttpInterceptor(master_secret=settings.secret, protected_methods=ACQUIRE),
     )
@@ -98,7 +100,7 @@ def run_runner(settings: RunnerSettings, stop: threading.Event) -> None:
 
 def _do_task(settings: RunnerSettings, token: str, stop: threading.Event) -> None:
     client = _client(
-        settings.runtime_port,
+        settings,
         RuntimeVersionHttpInterceptor(component_name="flwr-clientapp"),
         RuntimeTokenHttpInterceptor(token),
     )
@@ -175,10 +177,14 @@ def answer(app: ClientApp, message: Message, context: Context) -> Message:
         return Message(failure(error), reply_to=message)
 
 
-def _client(port: int, *interceptors: object) -> RuntimeHttpClient:
+def _client(
+    settings: RunnerSettings, *interceptors: ProtobufClientInterceptor
+) -> RuntimeHttpClient:
+    if settings.runtime_port is None:
+        return SocketRuntimeClient(Site.open(settings.site_config).exchange.socket, interceptors)
     return RuntimeHttpClient.from_server_address(
-        server_address=f"127.0.0.1:{port}",
+        server_address=f"127.0.0.1:{settings.runtime_port}",
         insecure=True,
         root_certificates=None,
-        interceptors=list(interceptors),  # type: ignore[arg-type]  # Flower's protocol class
+        interceptors=interceptors,
     )

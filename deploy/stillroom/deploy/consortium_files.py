@@ -142,11 +142,11 @@ def write_site_config(
     name: str,
     *,
     server_port: int,
-    runtime_port: int,
     data: Sequence[Path],
     labels: Mapping[str, Any],
     threads: int,
     seed: int,
+    runtime_port: int | None = None,
 ) -> Path:
     """A hospital's site.toml, the secret its two processes share, and its salt.
 
@@ -166,7 +166,6 @@ def write_site_config(
         "data": [str(path.resolve()) for path in data],
         "state": "state",
         "study": str(layout.study.resolve()),
-        "runtime_port": runtime_port,
         "consortium": "consortium.json",
         "signing_key": "signing.key",
         "runner_secret": "runner.secret",
@@ -176,6 +175,8 @@ def write_site_config(
         "tls": {"ca": "ca.pem", "certificate": "site.pem", "private_key": "site.key"},
         "labels": dict(labels),
     }
+    if runtime_port is not None:
+        config["runtime_port"] = runtime_port
     path = layout.site_config(name)
     path.write_text(tomli_w.dumps(config), "utf-8")
     return path

@@ -141,10 +141,10 @@ def _run_processes(
 ) -> dict[str, Any]:
     """Server, SuperExec, and a courier and a runner per hospital, until the run has ended."""
     names = [hospital.name for hospital in hospitals]
-    inner, edge, *runtimes = free_ports(2 + len(names))
+    inner, edge = free_ports(2)
     edge = plan.edge_port or edge
     server_toml = write_server_config(layout, edge_port=edge, inner_port=inner)
-    _write_sites(plan, layout, hospitals, server_port=edge, threads=1, runtime_ports=runtimes)
+    _write_sites(plan, layout, hospitals, server_port=edge, threads=1)
     agree(layout, names)
     processes = Processes(layout.logs)
     env = {"FLWR_HOME": str(layout.server / "flower-home"), "OMP_NUM_THREADS": "1"}
@@ -278,15 +278,13 @@ def _write_sites(
     *,
     server_port: int,
     threads: int,
-    runtime_ports: list[int] | None = None,
 ) -> None:
-    for number, hospital in enumerate(hospitals):
+    for hospital in hospitals:
         layout.site(hospital.name).mkdir(parents=True, exist_ok=True)
         write_site_config(
             layout,
             hospital.name,
             server_port=server_port,
-            runtime_port=runtime_ports[number] if runtime_ports else 9094,
             data=hospital.data,
             labels=hospital.labels,
             threads=threads,
