@@ -124,8 +124,8 @@ def _total(table: Mapping[str, Any], *, is_mask: bool, pooled: bool) -> Html:
     rate = table.get("detection_rate")
     if is_mask:
         dice = table.get("mean_dice")
-        found = None if rate is None else tag("small", f"{percent(rate)} detected")
-        return tag("td", "—" if dice is None else f"{dice:.3f}", found, class_=style)
+        small = None if rate is None else tag("small", f"{percent(rate)} detected")
+        return tag("td", "—" if dice is None else f"{dice:.3f}", small, class_=style)
     rows = (table.get("classes") or {}).values()
     found = max((row.get("found", row.get("detected")) or 0 for row in rows), default=rate)
     return tag("td", *_points(table.get("median_error_mm"), rate, found), class_=style)
