@@ -24,8 +24,8 @@ from stillroom.common.enrolment import Kit
 from stillroom.common.errors import StillroomError
 from stillroom.common.pki.files import load_certificate, write_signing_key
 from stillroom.common.signing import key_id, new_signing_key, public_key_hex
-from stillroom.server.store.registry import Registry
 from stillroom.server.operator import Operator
+from stillroom.server.store.registry import Registry
 
 
 def _load() -> ModuleType:
