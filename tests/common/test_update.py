@@ -123,7 +123,7 @@ def test_scores_of_few_scans(cases: int | None) -> None:
     """Below the study's minimum of 3 they are refused on both sides, and so are uncounted ones."""
     counted = {} if cases is None else {"eval.vessels.vessel.cases": cases}
     reply = Reply(metrics={**counted, "eval.vessels.vessel.dice": 0.8})
-    with pytest.raises(ContractError) as caught:
+    with pytest.raises(StillroomError) as caught:
         check_reply(STAGE, "student", reply, STUDY)
     assert caught.value.code == "STR-304"
 
