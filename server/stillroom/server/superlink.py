@@ -61,8 +61,6 @@ CUT_EVERY_S = 0.5
 """How long a connection of a revoked site may stay open."""
 GRACE_S = 2.0
 """How long a request under way may take to end when the server stops."""
-GRACE_S = 2.0
-"""How long a request under way may take to end when the server stops."""
 
 
 class _Listener(uvicorn.Server):
@@ -179,16 +177,9 @@ async def _serve_all(
             for connection in list(server.server_state.connections):
                 connection.transport.abort()
 
-    def cut_all() -> None:
-        for server, _ in outer:
-            for connection in list(server.server_state.connections):
-                connection.transport.abort()
-
     def stop() -> None:
         for server in servers:
             server.should_exit = True
-        # A file of weights may be on its way for an hour; it goes on when we are back.
-        loop.call_later(GRACE_S, cut_all)
         # A file of weights may be on its way for an hour; it goes on when we are back.
         loop.call_later(GRACE_S, cut_all)
 
