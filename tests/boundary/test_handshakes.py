@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import httpx
@@ -18,6 +18,7 @@ import pytest
 
 from stillroom.client.descriptions import Descriptions
 from stillroom.client.enrolment import Door, Keys, enrol_online, finish_offline, write_request
+from stillroom.client.fleet import Edge
 from stillroom.client.renewal import Renewal
 from stillroom.common.consortium import grouped, read_consortium
 from stillroom.common.enrolment import Kit
@@ -207,6 +208,22 @@ def test_the_door_forgets_nothing_and_takes_little(bench: Any) -> None:
         assert bench.ask(tls, request, port=bench.ports.enrol)[9:12] == status
     request = "GET /v1/consortium HTTP/1.1\r\nHost: x\r\n\r\n"
     assert bench.ask(tls, request, port=bench.ports.enrol)[9:12] == b"200"
+
+
+def test_no_race_after_approval(bench: Any, tmp_path: Path) -> None:
+    """Who dials in the very moment of the approval is in, although Flower knows the key later."""
+    for who in ("first", "second", "third"):
+        matrix.enrol_directly(bench.config, tmp_path, who)
+        settings = SimpleNamespace(
+            server=f"127.0.0.1:{bench.ports.edge}",
+            ca=bench.papers.ca,
+            certificate=tmp_path / f"{who}.pem",
+            private_key=tmp_path / f"{who}.key",
+        )
+        edge = Edge(settings, threading.Event())
+        edge.activate()
+        assert edge.node.node_id
+        edge.close()
 
 
 def test_operators_come_and_go(bench: Any, tmp_path: Path) -> None:

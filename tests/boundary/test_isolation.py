@@ -85,7 +85,7 @@ from stillroom.client.runtime_socket import bound_socket
 with bound_socket(Path(sys.argv[1])) as listener, socket.socket(socket.AF_UNIX) as inside:
     listener.listen()
     inside.connect(sys.argv[1])
-print(sorted(set(outside)), [name for _, name in socket.if_nameindex()])
+print(sorted(set(outside) - {"EADDRNOTAVAIL", "ENETUNREACH"}), [name for _, name in socket.if_nameindex()])
 """
 
 
@@ -207,7 +207,7 @@ def test_runner_has_no_network(lab: Lab, tmp_path: Path) -> None:
         text=True,
         check=True,
     )
-    assert done.stdout.strip() == "['ENETUNREACH'] ['lo']"
+    assert done.stdout.strip() == "[] ['lo']"
 
 
 @pytest.fixture
