@@ -45,6 +45,7 @@ FLOWER = {
     "client/stillroom/client/runner.py",
     "client/stillroom/client/runtime_client.py",
     "deploy/stillroom/deploy/local_grid.py",
+    "deploy/stillroom/deploy/local_site.py",
 }
 """DESIGN section 2, and the only place where an upgrade of Flower can hurt."""
 
