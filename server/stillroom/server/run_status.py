@@ -12,6 +12,16 @@ from stillroom.server.store.folder import RESULT, STATE, RunFolder, claimed, is_
 from stillroom.server.store.journal import Journal, describe, read_events
 from stillroom.server.store.runs import ENDED, RUNNING, Run
 
+IN_WORDS = {
+    "inventory": "asking who has what",
+    "wave": "opening the next stages",
+    "round": "opening a round",
+    "check": "scoring at held-out sites",
+    "score": "scoring",
+    "done": "",
+}
+"""Phase of ``rounds.state`` -> what is shown while no round is open."""
+
 
 @dataclass(frozen=True, slots=True)
 class Standing:
@@ -65,16 +75,20 @@ def standing(run: Run) -> Standing:
         if text := describe(event):
             last, last_at = text, event["t"]
     over = result is not None
-    phase = "" if state is None else str(state["phase"])
+    phase = "" if state is None else IN_WORDS.get(state["phase"], "")
+    word = _word(run, result)
+    if word == "paused":
+        # Nobody is waited for: the round is asked again when the run goes on.
+        invited = {}
     return Standing(
-        state=_word(run, result),
+        state=word,
         study=_study_name(run),
         stages="" if over else "; ".join(rounds.values()) or phase,
         last=last,
         last_at=last_at,
         answered=tuple(sorted({site for (_, site), here in invited.items() if here})),
         awaited=() if over else tuple(sorted({s for (_, s), here in invited.items() if not here})),
-        since=since if rounds and not over else None,
+        since=since if invited and rounds and not over else None,
         reason=_reason(run, result),
     )
 
