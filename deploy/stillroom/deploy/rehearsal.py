@@ -210,9 +210,9 @@ def _start_run(layout: Layout, server_toml: Path, names: list[str]) -> Callable[
             run = runs.get(RUN)
         if run.wanted != RUNNING and result_of(layout.run) is None:
             raise ResourceError(
-                f"The study was given up: {run.reason}",
-                fix=f"Read {layout.logs / 'superexec.log'}.",
-                code="STR-502",
+                f"The study was given up: {run.reason}" if run.reason else "The run was stopped.",
+                fix=f"Read {layout.logs / 'superexec.log'}; rehearse again into a new folder.",
+                code="STR-502" if run.reason else "STR-508",
             )
 
     return check
