@@ -36,7 +36,7 @@ def test_paths_start_at_the_file(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     config = load(folder, GOOD)
 
     assert config.tls.ca == folder / "ca.pem"
-    assert config.database == folder / "state" / "flower.db"
+    assert config.database == str(folder / "state" / "flower.db")
     assert config.secret_file.parent == folder / "state"
     assert config.inner_address == "127.0.0.1:8000"
 

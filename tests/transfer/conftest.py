@@ -24,6 +24,7 @@ from stillroom.server.depot_api import DepotApi
 from stillroom.server.edge import EdgeRecord, FleetGate, PeerProtocol, cut, tls_context
 from stillroom.server.membership import Members, Peer
 from stillroom.server.site_api import SiteApi
+from stillroom.server.starts import note_start
 
 MOST_BYTES = 16 << 20
 
@@ -47,12 +48,16 @@ class Edge:
     port: int = 0
     record: EdgeRecord = field(default_factory=EdgeRecord)
 
+    def _arrived(self, site: str) -> bool:
+        note_start(self.folder / "arrivals", site)
+        return True
+
     def start(self) -> "Edge":
         """Listen, on the port of last time."""
         self.depot = Depot(self.folder / "depot", MOST_BYTES)
         self.members = Revocable(load_certificate(self.papers / "ca.pem"), None)
         self.members.out = set()
-        api = SiteApi(None, {}, DepotApi(self.depot), self.folder / "arrivals")
+        api = SiteApi(None, {}, DepotApi(self.depot), self._arrived)
         papers = (self.papers / "ca.pem", self.papers / "server.pem", self.papers / "server.key")
         context = tls_context(*papers, self.record)
 

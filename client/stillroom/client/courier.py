@@ -30,7 +30,7 @@ from stillroom.client.ledger import NAME, Ledger
 from stillroom.client.listener import runtime_listener
 from stillroom.client.models import Models
 from stillroom.client.outbox import Outbox
-from stillroom.client.papers import client_context
+from stillroom.client.papers import check_papers, client_context
 from stillroom.client.renewal import EVERY_S, Renewal
 from stillroom.client.transfer import Transfer
 from stillroom.common.lifetime import patience
@@ -87,10 +87,13 @@ def run_courier(settings: CourierSettings, stop: threading.Event) -> None:
     objects = ObjectStoreFactory()
     states = NodeStateFactory(objectstore_factory=objects)
     state, store = states.state(), objects.store()
-    edge = Edge(settings, stop)
     transfer = Transfer(
-        settings.server, lambda: client_context(settings), stop, check=edge.check_papers
+        settings.server,
+        lambda: client_context(settings),
+        stop,
+        check=lambda: check_papers(settings),
     )
+    edge = Edge(settings, stop, arrive=transfer.arrive)
     with Ledger(settings.state / NAME) as ledger, runtime_listener(states, settings):
         if ledger.torn is not None:
             log.warning("ledger.torn", extra={"note": f"{ledger.torn.name} holds a torn line"})
@@ -99,10 +102,10 @@ def run_courier(settings: CourierSettings, stop: threading.Event) -> None:
             _tell_consents(settings, stop)
             _renew(edge, settings, stop)
             _follow_consortium(settings, stop)
+            # This also says that what the courier before this one was given died with it: the
+            # server gives it again.
             edge.activate()
             state.set_node_id(edge.node.node_id)
-            # What the courier before this one was given died with it; the server gives it again.
-            transfer.arrive()
             log.info("courier.connected")
             beat = threading.Thread(target=_beat, args=(edge, stop), daemon=True)
             beat.start()

@@ -35,10 +35,10 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from stillroom.client.carriage import RunEnded, Stopped
+from stillroom.client.failures import not_accepted, status_of, translate
 from stillroom.client.newcomer import may_be_known_soon
 from stillroom.client.papers import Papers, check_papers, client_context, issued_at
-from stillroom.client.proxy import proxy_refused
-from stillroom.common.errors import TrustError
+from stillroom.common.errors import StillroomError, TrustError
 from stillroom.common.pki.files import check_pair, load_certificate, load_key
 
 log = logging.getLogger(__name__)
@@ -47,6 +47,16 @@ T = TypeVar("T")
 RETRY_FIRST_S, RETRY_MOST_S = 0.2, 2.0
 """A server that comes back is found within seconds."""
 REQUEST_TIMEOUT_S = 60.0
+ADMISSION_S = 90.0
+"""Flower takes a node that was killed for connected for 60 s, and admits no other in its place."""
+AGAIN_S = 1.0
+"""Pause before asking to be admitted again."""
+JOINS = 3
+"""Times in a row that a server which has forgotten us is joined again before it is no accident."""
+
+
+class Forgotten(RunEnded):
+    """The server has started anew: it knows neither this node nor the run of what we carry."""
 
 
 class FleetSettings(Papers, Protocol):
@@ -61,8 +71,26 @@ class FleetSettings(Papers, Protocol):
 class Edge:
     """The connection to the consortium: Flower's Fleet calls under our identity and retries."""
 
-    def __init__(self, settings: FleetSettings, stop: threading.Event) -> None:
-        self._stop = stop
+    def __init__(
+        self,
+        settings: FleetSettings,
+        stop: threading.Event,
+        *,
+        arrive: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Read this site's papers; nothing is asked yet.
+
+        Args:
+            settings: Where the edge is, and the papers.
+            stop: Ends every waiting.
+            arrive: Says to the server that this courier has started, before Flower is asked to
+                admit it; whether its key is known there.
+
+        Raises:
+            TrustError: STR-201, STR-203, the papers.
+        """
+        self._stop, self._arrive = stop, arrive
+        self._joining = threading.Lock()
         key = load_key(settings.private_key)
         self._settings = settings
         check_pair(load_certificate(settings.certificate), key)
@@ -71,7 +99,7 @@ class Edge:
         self._server = settings.server
         self._client = self._connect()
         self._previous: FleetHttpClient | None = None
-        self.node = Node()
+        self.node = self._carrier = Node()
 
     def _connect(self) -> FleetHttpClient:
         key = load_key(self._settings.private_key)
@@ -93,46 +121,90 @@ class Edge:
             old.close()  # of the renewal before; nothing has used it for weeks
 
     def activate(self) -> None:
-        """Say that this site is here.
+        """Say that this site is here, until Flower admits it.
 
         Raises:
-            TrustError: STR-201, STR-206 as ``_translate`` says.
+            TrustError: STR-201, STR-206 as ``translate`` says.
+            Stopped: We were told to stop while waiting.
         """
-        answer = self._call(
-            self._client.ActivateNode,
-            ActivateNodeRequest(
-                public_key=self._public_key, heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL
-            ),
+        with self._joining:
+            self._join()
+
+    def _join(self) -> None:
+        request = ActivateNodeRequest(
+            public_key=self._public_key, heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL
         )
-        self.node = Node(node_id=answer.node_id)
+        since, known = time.monotonic(), False
+        while True:
+            try:
+                known = self._arrive()
+                answer = self._call(self._client.ActivateNode, request)
+            except TrustError as error:
+                status, waited = status_of(error.__cause__), time.monotonic() - since
+                known = known and status == 412 and waited < ADMISSION_S
+                if not (known or self._may_pass(error.__cause__, waited)):
+                    raise
+                log.warning(
+                    "courier.not_admitted_yet",
+                    extra={"note": f"asking for up to {ADMISSION_S - waited:.0f} s more"},
+                )
+                if self._stop.wait(AGAIN_S):
+                    raise Stopped from error
+                continue
+            self.node = Node(node_id=answer.node_id)
+            return
+
+    def _join_again(self, forgotten: Node) -> None:
+        """The server knows ``forgotten`` no longer; nothing when we have another place by now."""
+        with self._joining:
+            if self.node.node_id == forgotten.node_id:
+                log.warning("courier.joins_again")
+                self._join()
 
     def heartbeat(self) -> None:
         """Say that this site is still here; silently tried again next time."""
-        with contextlib.suppress(httpx.HTTPError):
+        node = self.node
+        try:
             self._client.SendNodeHeartbeat(
-                SendNodeHeartbeatRequest(
-                    node=self.node, heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL
-                )
+                SendNodeHeartbeatRequest(node=node, heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL)
             )
+        except httpx.HTTPError as error:
+            if status_of(error) == httpx.codes.UNAUTHORIZED:
+                # A site that trains for an hour asks for nothing else in that hour.
+                with contextlib.suppress(Stopped, StillroomError):
+                    self._join_again(node)
 
     def pull(self) -> tuple[Message, ObjectTree] | None:
-        """The next message without its content; None when there is none."""
-        answer = self._call(self._client.PullMessages, PullMessagesRequest(node=self.node))
-        if not answer.messages_list:
-            return None
-        return message_from_proto(answer.messages_list[0]), answer.message_object_trees[0]
+        """The next message without its content; None when there is none.
+
+        A server that has started anew is joined again.
+        """
+        for _ in range(JOINS):
+            node = self.node
+            try:
+                answer = self._call(self._client.PullMessages, PullMessagesRequest(node=node))
+            except Forgotten:
+                self._join_again(node)
+                continue
+            if not answer.messages_list:
+                return None
+            # What belongs to this message is asked for under this name, in this life of the
+            # server; another life does not know the name, and says so.
+            self._carrier = node
+            return message_from_proto(answer.messages_list[0]), answer.message_object_trees[0]
+        raise not_accepted(self._server)
 
     def pull_object(self, run_id: int, object_id: str) -> bytes:
         """One object of a message."""
         return make_pull_object_fn_protobuf(
-            lambda request: self._call(self._client.PullObject, request), self.node, run_id
+            lambda request: self._call(self._client.PullObject, request), self._carrier, run_id
         )(object_id)
 
     def confirm(self, run_id: int, message_id: str) -> None:
         """The message and all its objects have arrived."""
         make_confirm_message_received_fn_protobuf(
             lambda request: self._call(self._client.ConfirmMessageReceived, request),
-            self.node,
+            self._carrier,
             run_id,
         )(message_id)
 
@@ -141,7 +213,7 @@ class Edge:
         answer = self._call(
             self._client.PushMessages,
             PushMessagesRequest(
-                node=self.node,
+                node=self._carrier,
                 messages_list=[message_to_proto(reply)],
                 message_object_trees=[tree],
                 clientapp_runtime_list=[seconds],
@@ -153,7 +225,7 @@ class Edge:
         """Upload one object of a reply."""
         make_push_object_fn_protobuf(
             lambda request: self._call(self._client.PushObject, request),
-            self.node,
+            self._carrier,
             run_id,
             session,
         )(object_id, content)
@@ -176,12 +248,15 @@ class Edge:
 
         Raises:
             Stopped: We were told to stop while waiting.
+            Forgotten: The server knows this node no longer.
         """
         pause, refused = RETRY_FIRST_S, None
         while True:
             try:
                 return method(request)
             except (httpx.TransportError, httpx.HTTPStatusError) as error:
+                if status_of(error) == httpx.codes.UNAUTHORIZED and self._was_admitted(request):
+                    raise Forgotten from error
                 failure = translate(error, self._server)
                 if failure is not None:
                     refused = refused or time.monotonic()
@@ -193,43 +268,13 @@ class Edge:
                 raise Stopped
             pause = min(pause * 2, RETRY_MOST_S)
 
-    def _may_pass(self, error: httpx.HTTPError, waited_s: float) -> bool:
+    def _was_admitted(self, request: Any) -> bool:
+        return bool(self.node.node_id) and not isinstance(request, ActivateNodeRequest)
+
+    def _may_pass(self, error: BaseException | None, waited_s: float) -> bool:
         """True for a refusal that the next second may take back: see ``newcomer``."""
-        if not isinstance(error, httpx.HTTPStatusError):
+        status = status_of(error)
+        if status is None:
             return False
         issued, now = issued_at(self._settings), datetime.now(UTC)
-        return may_be_known_soon(error.response.status_code, issued, now, waited_s)
-
-
-def translate(error: httpx.HTTPError, server: str) -> Exception | None:
-    """What a failed call means; None when it is worth trying again. Pure."""
-    if isinstance(error, httpx.HTTPStatusError):
-        status = error.response.status_code
-        if status in {502, 503, 504}:
-            return None
-        if status == 403:
-            return RunEnded()
-        if status in {401, 412}:  # the edge's word, and Flower's for a key it does not know
-            return TrustError(
-                f"{server} does not accept this site's certificate and key together.",
-                fix="Ask the operator whether this site is registered with its present certificate.",
-                code="STR-206",
-            )
-        return error
-    text = str(error).lower()
-    if isinstance(error, httpx.ProxyError):
-        # A proxy's 5xx speaks of the line behind it, which may come back by itself.
-        return None if text.startswith("5") else proxy_refused(error)
-    if "certificate verify failed" in text or "hostname" in text:
-        return TrustError(
-            f"{server} did not show a certificate of this consortium's CA.",
-            fix="Check the server's name and the CA file; a TLS-inspecting proxy also causes this.",
-            code="STR-201",
-        )
-    if "certificate" in text or "alert" in text or "unknown ca" in text:
-        return TrustError(
-            f"{server} refused this site's certificate during the TLS handshake.",
-            fix="Check that the certificate was issued by this consortium and has not expired.",
-            code="STR-201",
-        )
-    return None
+        return may_be_known_soon(status, issued, now, waited_s)

@@ -135,15 +135,25 @@ class Transfer:
             self._persist(partial(self._pour, outgoing))
             return outgoing.went
 
-    def arrive(self) -> None:
-        """Tell the server that this courier has (re)started, so that it asks again.
+    def arrive(self) -> bool:
+        """Tell the server that this courier has (re)started: it lets it in, and asks again.
+
+        Returns:
+            Whether the server expects this site's key, or will in a moment.
 
         Raises:
             Stopped: We were told to stop while waiting.
             TrustError: STR-201, STR-206; this site or the server is not who it should be.
             ResourceError: STR-506, the proxy.
         """
-        self._persist(self._tell)
+        said = dict[str, Any]()
+
+        def tell(_: Patience) -> bool:
+            said.update(self._ask("POST", "arrive"))
+            return True
+
+        self._persist(tell)
+        return said.get("known") is True
 
     def close(self) -> None:
         """Close connections that are kept open for the next file."""
@@ -167,10 +177,6 @@ class Transfer:
                 log.info("transfer.retry")
             patience.wait()
         raise Stopped
-
-    def _tell(self, _: Patience) -> bool:
-        self._ask("POST", "arrive")
-        return True
 
     def _fill(self, incoming: Incoming, sha256: str, patience: Patience) -> bool:
         if incoming.held == incoming.total:

@@ -7,6 +7,8 @@ from pydantic import Field, FilePath
 
 from stillroom.common.settings import Section, checked, read_toml
 
+IN_MEMORY = ":flwr-in-memory:"
+"""Flower's name for a state without a file."""
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -27,7 +29,7 @@ class ServerConfig(Section):
     """Everything the operator decides for one server."""
 
     state: Path
-    """Flower's database, the SuperExec secret, run records and weights."""
+    """Flower's database if there is one, the SuperExec secret, run records and weights."""
     edge_host: str = "0.0.0.0"  # noqa: S104  # the edge is the one listener meant for other machines
     """Address of the listener that hospitals reach: mutual TLS 1.3, ``/v1/fleet/`` only."""
     edge_port: Port = 443
@@ -53,9 +55,15 @@ class ServerConfig(Section):
         return self.state / "superexec.secret"
 
     @property
-    def database(self) -> Path:
-        """Flower's SQLite state."""
-        return self.state / "flower.db"
+    def database(self) -> str:
+        """Flower's state, as it names such things.
+
+        In memory where there is a registry, from which nodes are registered again after a restart:
+        all else that a run needs is in its folder. A SQLite file costs the server 1 s of processor
+        time in a round of three sites (docs/adr/0017), and is left to servers without a registry,
+        whose list of nodes would be lost.
+        """
+        return str(self.state / "flower.db") if self.registry is None else IN_MEMORY
 
     @property
     def depot(self) -> Path:

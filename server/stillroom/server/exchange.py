@@ -278,8 +278,15 @@ class GridExchange:
 
 
 def _require_away(error: httpx.HTTPError) -> None:
-    """Let through what a server says that is not well; anything else is a defect of ours."""
+    """Let through what a server says that is not well; most else is a defect of ours.
+
+    Raises:
+        Paused: The SuperLink has started anew and knows this process no longer; another one goes
+            on from the run's folder, and for that this one has to be gone.
+    """
     if isinstance(error, httpx.HTTPStatusError) and error.response.status_code < 500:
+        if error.response.status_code == httpx.codes.UNAUTHORIZED:
+            raise Paused("the server has started anew") from error
         raise error
 
 

@@ -17,7 +17,6 @@ from stillroom.common.enrolment import RenewQuestion
 from stillroom.common.errors import StillroomError
 from stillroom.server.depot_api import BLOB, UPLOAD, DepotApi, answer
 from stillroom.server.enrolment import Authority, renew, utc_now
-from stillroom.server.starts import note_start
 from stillroom.server.store.registry import Registry
 
 log = logging.getLogger(__name__)
@@ -35,7 +34,11 @@ class SiteApi:
     """Routes a site's own requests to their handlers."""
 
     def __init__(
-        self, registry: Path | None, handlers: Mapping[str, Handler], depot: DepotApi, starts: Path
+        self,
+        registry: Path | None,
+        handlers: Mapping[str, Handler],
+        depot: DepotApi,
+        arrived: Callable[[str], bool],
     ) -> None:
         """Put requests where they belong.
 
@@ -43,10 +46,10 @@ class SiteApi:
             registry: The registry's file; without one no handler is ever called.
             handlers: By path.
             depot: Answers about files of weights.
-            starts: Where the starts of couriers are noted.
+            arrived: Told of the start of a site's courier; whether that site's key is known.
         """
         self._registry, self._handlers = registry, dict(handlers) if registry else {}
-        self._depot, self._starts = depot, starts
+        self._depot, self._arrived = depot, arrived
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send, site: str) -> None:
         """Answer one request of ``site``."""
@@ -55,8 +58,8 @@ class SiteApi:
             await self._depot(scope, receive, send, site=site, path=path)
             return
         if path == ARRIVE and scope["method"] == "POST":
-            await run_in_threadpool(note_start, self._starts, site)
-            await answer(send, 200, {})
+            known = await run_in_threadpool(self._arrived, site)
+            await answer(send, 200, {"known": known})
             return
         handler = self._handlers.get(scope["path"])
         if handler is None or scope["method"] != "POST":

@@ -7,7 +7,8 @@
     door   the world, TLS 1.3   enrolment with a one-time token; optional (see ``door``)
 
 Flower is neither forked nor patched: ``create_app`` gives the application, uvicorn serves it twice.
-State is in SQLite and ``isolation="process"``, so a run outlives the SuperLink process.
+Where there is a registry, Flower keeps its state in memory: nodes follow the registry, and a run goes
+on from its own folder (``keeper``). ``isolation="process"``: a study is a process of its own.
 
 What this module relies on in flwr 1.41 is held by tests/server/test_flower_contract.py.
 """
@@ -21,13 +22,13 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-import httpx
 import uvicorn
-from cryptography import x509
+from fastapi import FastAPI
 from flwr.supercore.superexec.run_superexec import run_superexec
 from flwr.superlink.auth_plugin import NoOpControlAuthnPlugin
 from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
@@ -35,9 +36,8 @@ from flwr.superlink.config_loader import SuperLinkLifespanConfig
 from flwr.superlink.main import create_app
 from typing_extensions import override
 
-from stillroom.common.errors import ResourceError, StillroomError
+from stillroom.common.errors import ResourceError
 from stillroom.common.pki.files import check_pair, load_certificate, load_key
-from stillroom.common.pki.verify import flower_public_key
 from stillroom.server.config import ServerConfig
 from stillroom.server.consents import receive as receive_consent
 from stillroom.server.depot import Depot
@@ -48,10 +48,12 @@ from stillroom.server.edge import EdgeRecord, FleetGate, PeerProtocol, cut, tls_
 from stillroom.server.enrolment import Authority, load_consortium, open_registry
 from stillroom.server.keeper import LOOK_EVERY_S, Keeper
 from stillroom.server.membership import Members
+from stillroom.server.nodes import keep_in_step, take_offline
 from stillroom.server.operator import Operator
 from stillroom.server.site_api import PREFIX, Handler, SiteApi, renewal
+from stillroom.server.starts import note_start
 from stillroom.server.store.journal import Journal
-from stillroom.server.store.registry import ENROLLED, Registry
+from stillroom.server.store.registry import Registry
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +99,7 @@ def serve(config: ServerConfig) -> None:
         inner = _Listener(uvicorn.Config(app, log_level="warning", access_log=False, workers=1))
         edge = _Listener(
             uvicorn.Config(
-                FleetGate(app, record, members, _site_api(config)),
+                FleetGate(app, record, members, _site_api(config, app)),
                 lifespan="off",
                 http=PeerProtocol,
                 ssl_context_factory=lambda _config, _default: context,
@@ -110,17 +112,20 @@ def serve(config: ServerConfig) -> None:
         if config.enrol_port is not None:
             door_socket = stack.enter_context(_bind(config.edge_host, config.enrol_port))
             listeners.append((_door(config), door_socket))
+        nodes_known = asyncio.Event()
         chores = [
             _keep_record(record, Journal(config.state / "edge")),
             _keep_out(edge, members, record),
-            _keep_runs(config),
+            _keep_runs(config, nodes_known),
         ]
-        if config.registry is not None:
-            chores.append(_keep_in_step(config, config.registry))
+        if config.registry is None:
+            nodes_known.set()
+        else:
+            chores.append(keep_in_step(config, config.registry, nodes_known))
         asyncio.run(_serve_all((inner, inner_socket), listeners, chores))
 
 
-def _site_api(config: ServerConfig) -> SiteApi:
+def _site_api(config: ServerConfig, app: FastAPI) -> SiteApi:
     """What sites may ask of us; where nobody is enrolled, only about files of weights."""
     handlers: dict[str, Handler] = {f"{PREFIX}consent": consent}
     if config.consortium is not None:
@@ -128,7 +133,14 @@ def _site_api(config: ServerConfig) -> SiteApi:
     if config.tls.ca_key is not None and config.registry is not None:
         handlers[f"{PREFIX}renew"] = renewal(Authority.load(config))
     depot = DepotApi(Depot(config.depot, config.max_blob_mib << 20))
-    return SiteApi(config.registry, handlers, depot, config.arrivals)
+    return SiteApi(config.registry, handlers, depot, partial(_arrived, config, app))
+
+
+def _arrived(config: ServerConfig, app: FastAPI, site: str) -> bool:
+    """A courier has started; whether its key is known to Flower, or is about to be."""
+    note_start(config.arrivals, site)
+    known = take_offline(app.state.linkstate_factory.state(), site)
+    return known or config.registry is not None
 
 
 def consent(site: str, body: bytes, registry: Registry) -> dict[str, Any]:
@@ -202,50 +214,9 @@ async def _keep_out(edge: uvicorn.Server, members: Members, record: EdgeRecord) 
         cut(list(edge.server_state.connections), members, record)
 
 
-async def _keep_in_step(config: ServerConfig, path: Path) -> None:
-    """Have Flower know exactly the enrolled sites' keys, now and after every change.
-
-    The registry decides; Flower's list follows. An approval or a revocation is one transaction
-    in one file, and a server that was down or crashed catches up when it starts.
-    """
-    version: int | None = None
-    with Registry(path, read_only=True) as registry:
-        while True:
-            present = registry.version()
-            if present != version:
-                wanted = {
-                    flower_public_key(certificate.public_key()): site.name
-                    for site in registry.sites()
-                    if site.status == ENROLLED and site.certificate_pem is not None
-                    for certificate in (
-                        x509.load_pem_x509_certificate(site.certificate_pem.encode("ascii")),
-                    )
-                }
-                if await asyncio.to_thread(_match_nodes, config, wanted):
-                    version = present
-            await asyncio.sleep(CUT_EVERY_S)
-
-
-def _match_nodes(config: ServerConfig, wanted: Mapping[bytes, str]) -> bool:
-    """Register missing keys with Flower and unregister all others; False when it has to be repeated."""
-    operator = Operator(config)
-    try:
-        known = operator.keys()
-        for key, name in wanted.items():
-            if key not in known:
-                operator.register(name, key)
-        for key in known.keys() - wanted.keys():
-            operator.unregister(known[key])
-    except (httpx.HTTPError, StillroomError):
-        log.warning("server.nodes_not_in_step")
-        return False
-    finally:
-        operator.close()
-    return True
-
-
-async def _keep_runs(config: ServerConfig) -> None:
+async def _keep_runs(config: ServerConfig, nodes_known: asyncio.Event) -> None:
     """Have a process go on with every wanted run that has none."""
+    await nodes_known.wait()
     operator = Operator(config)
     keeper = Keeper(config.runs, operator)
     try:
@@ -291,7 +262,7 @@ def _lifespan_config(config: ServerConfig, secret: bytes) -> SuperLinkLifespanCo
         ssl_ca_certfile=None,
         ssl_certfile=None,
         ssl_keyfile=None,
-        database=str(config.database),
+        database=config.database,
         isolation="process",
         runtime_dependency_install=False,
     )
