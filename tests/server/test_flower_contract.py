@@ -5,6 +5,8 @@ import importlib.metadata
 import inspect
 import io
 import zipfile
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -12,12 +14,18 @@ from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord, RecordDic
 from flwr.cli.build import build_fab_from_files
 from flwr.proto.control_pb2 import StartRunRequest
 from flwr.serverapp import Grid
-from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER
+from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLWR_IN_MEMORY_DB_NAME
 from flwr.supercore.control.control_http_client import ControlHttpClient
+from flwr.supercore.error.base import ApiErrorCode
+from flwr.supercore.error.catalog import API_ERROR_MAP
 from flwr.supercore.fab import Fab
 from flwr.supercore.superexec.run_superexec import run_superexec
 from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
-from flwr.superlink.config_loader import SuperLinkLifespanConfig
+from flwr.superlink.config_loader import (
+    SuperLinkLifespanConfig,
+    get_federation_manager,
+    get_objectstore_linkstate_factories,
+)
 from flwr.superlink.main import create_app
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -25,6 +33,8 @@ from stillroom.common.pki.issue import new_key
 from stillroom.common.pki.verify import flower_public_key
 from stillroom.server import operator as operating
 from stillroom.server import superlink
+from stillroom.server.config import IN_MEMORY
+from stillroom.server.nodes import take_offline
 
 
 def parameters(function: object) -> set[str]:
@@ -135,6 +145,54 @@ def test_smallest_fab() -> None:
         names = bundle.namelist()
     assert not [name for name in names if name.endswith(".py")]
     assert callable(build_fab_from_files)
+
+
+@pytest.fixture(params=[":flwr-in-memory:", "flower.db"])
+def link_state(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    """Flower's state as the server has it, with and without a registry; one node, harbour's."""
+    name = request.param if request.param.startswith(":") else str(tmp_path / request.param)
+    manager = get_federation_manager(is_simulation=False)
+    state = get_objectstore_linkstate_factories(name, manager)[1].state()
+    state.create_node("owner", "owner", b"key", 0.0, name="harbour")
+    return state
+
+
+def test_a_node_that_was_killed_can_be_admitted_again(link_state: Any) -> None:
+    """nodes.take_offline: ONLINE keeps others out for a minute; OFFLINE lets the next one in."""
+    node = link_state.get_node_id_by_public_key(b"key")
+    assert link_state.activate_node(node, 30.0)
+    assert not link_state.activate_node(node, 30.0), "nodes.take_offline is no longer needed"
+
+    assert take_offline(link_state, "harbour")
+    assert link_state.activate_node(node, 30.0)
+    assert take_offline(link_state, "harbour")
+    assert take_offline(link_state, "harbour"), "known, and away already"
+    assert not take_offline(link_state, "river")
+
+
+def test_where_flower_keeps_its_state() -> None:
+    """config.database: the name of the state in memory, and who gives the state to superlink._arrived."""
+    from flwr.superlink import main
+
+    assert IN_MEMORY == FLWR_IN_MEMORY_DB_NAME
+    assert "fastapi_app.state.linkstate_factory = linkstate_factory" in inspect.getsource(main)
+
+
+def test_a_runtime_token_of_another_life_is_unauthorized() -> None:
+    """exchange._require_away: 401 is what a study's process hears of a SuperLink that started anew."""
+    spec = API_ERROR_MAP[ApiErrorCode.RUNTIME_AUTHENTICATION_FAILED]
+    assert spec.http_status_code == httpx.codes.UNAUTHORIZED
+
+
+def test_a_node_of_another_life_is_unauthorized() -> None:
+    """fleet.Edge: 401 after an admission means that the server has started anew; 412 that it waits."""
+    from flwr.superlink.routers.fleet import node_auth
+
+    text = inspect.getsource(node_auth.authenticate_node)
+    assert "Invalid node ID" in text
+    assert "HTTP_401_UNAUTHORIZED" in text
+    spec = API_ERROR_MAP[ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED]
+    assert spec.http_status_code == httpx.codes.PRECONDITION_FAILED
 
 
 def test_grid() -> None:
