@@ -25,7 +25,9 @@ class Ended(Exception):  # noqa: N818  # nothing went wrong
 def stopped() -> StillroomError:
     """What is recorded when somebody ended the run."""
     return ResourceError(
-        "The run was ended by its operator.", fix="Start it again.", code="STR-508"
+        "The run was ended by its operator.",
+        fix="Start the study in a new folder if it should run after all.",
+        code="STR-508",
     )
 
 

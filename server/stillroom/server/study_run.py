@@ -478,6 +478,8 @@ class StudyRun:
         return (event for _, event in read_events(self.folder.journal.folder))
 
     def _note(self, text: str) -> None:
+        # A reason may end with a full stop of its own.
+        text = f"{text.rstrip('.')}."
         log.warning("study.note", extra={"note": text})
         self.state = self.state.noted(text)
 
