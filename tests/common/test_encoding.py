@@ -176,15 +176,20 @@ def test_nothing_is_lost_over_rounds(encoding: str) -> None:
     assert np.abs(residual).max() < 1e-4
 
 
-def test_the_writer_may_write_into_what_it_was_given() -> None:
-    """``out`` saves a copy, and changes nothing else."""
+def test_what_was_written_may_be_written_over() -> None:
+    """Block by block: what is left of a change takes its place, and nothing else changes."""
     for encoding in DELTAS:
         value = floats({"w": (3, BLOCK + 5)})["w"]
-        _, expected = encode({"w": value}, encoding)
-        writer = BlobWriter(io.BytesIO(), encoding, manifest_of({"w": value}))
+        data, expected = encode({"w": value}, encoding)
+        left, stream, manifest = value.copy().reshape(-1), io.BytesIO(), manifest_of({"w": value})
+        writer = BlobWriter(stream, encoding, manifest)
 
-        assert writer.add("w", value, out=value) is value
-        assert value.tobytes() == expected["w"].tobytes()
+        for start, block in writer.blocks("w", left.reshape(value.shape)):
+            assert block.size <= BLOCK
+            left[start : start + block.size] -= block
+
+        assert stream.getvalue() == data
+        assert left.tobytes() == (value - expected["w"]).tobytes()
 
 
 @pytest.mark.parametrize("encoding", DELTAS)

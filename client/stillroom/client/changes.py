@@ -1,7 +1,7 @@
 """An update as the change of its base: checked, encoded, and what rounding took kept for later.
 
 Four files pass through here side by side, tensor by tensor: the runner's, its base, the residual of
-the round before and the one of this round. What is in memory is one tensor, twice.
+the round before and the one of this round. What is in memory is the largest tensor, once.
 """
 
 import math
@@ -91,7 +91,6 @@ def write_change(
         writer = BlobWriter(out, terms.encoding, manifest)
         whole, change = Tally(manifest, terms.bound), Tally(manifest, 2 * terms.bound)
         room = np.empty(_largest(manifest), np.float32)
-        decoded = np.empty_like(room)
         for spec in file_order(manifest):
             if spec.dtype != "float32":
                 value = _other(spec, new, old, whole)
@@ -99,13 +98,14 @@ def write_change(
                 change.add(spec, value)
                 continue
             size = math.prod(spec.shape)
-            value, result = room[:size].reshape(spec.shape), decoded[:size].reshape(spec.shape)
-            for block in _subtract(spec, value.reshape(-1), new, old, whole):
+            value = room[:size]
+            for block in _subtract(spec, value, new, old, whole):
                 _add(block, left)
-            writer.add(spec.name, value, result)
-            change.add(spec, result)
-            np.subtract(value, result, out=value)
-            rest.write(raw_bytes(value))
+            for start, block in writer.blocks(spec.name, value.reshape(spec.shape)):
+                change.add(spec, block)
+                lost = value[start : start + block.size]
+                np.subtract(lost, block, out=lost)
+                rest.write(raw_bytes(lost))
         if new.finish() != (update.sha256, update.nbytes) or old.finish()[0] != update.base:
             raise _other_file()
         whole.norm()

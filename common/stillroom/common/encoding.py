@@ -88,23 +88,27 @@ class BlobWriter:
         self._encoding = encoding
         self._left = file_order(manifest)
         self._parts = PartWriter(self._out)
-        self._out.write(
-            header(manifest.layout)
-            if encoding == FP32
-            else MAGIC + bytes([ENCODINGS.index(encoding)])
-        )
+        first = MAGIC + bytes([ENCODINGS.index(encoding)])
+        self._out.write(header(manifest.layout) if encoding == FP32 else first)
 
-    def add(self, name: str, value: Block, out: Floats | None = None) -> Block:
-        """Write one tensor.
+    def add(self, name: str, value: Block) -> Block:
+        """Write one tensor; returns what a reader will decode, whole. Otherwise as ``blocks``."""
+        decoded = np.empty(value.shape, value.dtype)
+        for start, block in self.blocks(name, value):
+            decoded.reshape(-1)[start : start + block.size] = block
+        return decoded
+
+    def blocks(self, name: str, value: Block) -> Iterator[tuple[int, Block]]:
+        """Write one tensor, block by block as this is iterated, to its end.
 
         Args:
             name: The next one of ``file_order``.
-            value: The whole tensor. Delta encodings: the change of a float32 tensor, with what
-                earlier rounds left over; the new values of any other.
-            out: Where the result goes; ``value`` itself will do. A new array when left out.
+            value: The whole tensor, C-contiguous. Delta encodings: the change of a float32 tensor,
+                with what earlier rounds left over; the new values of any other. What a block stands
+                for may be written over once the block is here.
 
-        Returns:
-            What a reader will decode; ``value`` minus this is left for the next round.
+        Yields:
+            Flat offset, and what a reader will decode: ``value`` minus this is left over.
 
         Raises:
             ContractError: STR-302, another tensor is due or it has another shape or dtype;
@@ -113,18 +117,16 @@ class BlobWriter:
         due = self._left.pop(0) if self._left else None
         if due is None or (name, value.shape, value.dtype.name) != (due.name, due.shape, due.dtype):
             raise _refused("is not written in the order of its manifest", code="STR-302")
-        if self._encoding == FP32:
-            self._out.put(value)
-            return value
         flat = np.ascontiguousarray(value).reshape(-1)
-        if due.dtype != "float32":
+        if self._encoding == FP32:
+            self._out.put(flat)
+            yield 0, flat
+        elif due.dtype != "float32":
             for start, count in cuts(*grid(due, self._encoding)):
                 self._parts.write(flat[start : start + count])
-            return value
-        decoded = np.empty(value.shape, np.float32) if out is None else out
-        encode = self._bfloat16 if self._encoding == BF16 else self._int8
-        encode(due, flat, decoded.reshape(-1, copy=False))
-        return decoded
+                yield start, flat[start : start + count]
+        else:
+            yield from (self._bfloat16 if self._encoding == BF16 else self._int8)(due, flat)
 
     def finish(self) -> tuple[str, int]:
         """SHA-256 and size of the file.
@@ -136,14 +138,14 @@ class BlobWriter:
             raise _refused("lacks tensors of its manifest", code="STR-301")
         return self._out.finish()
 
-    def _bfloat16(self, spec: TensorSpec, flat: Floats, into: Floats) -> None:
+    def _bfloat16(self, spec: TensorSpec, flat: Floats) -> Iterator[tuple[int, Block]]:
         for start, count in cuts(*grid(spec, BF16)):
             codes = to_bfloat16(flat[start : start + count])
             for plane in split(codes):
                 self._parts.write(plane)
-            into[start : start + count] = from_bfloat16(codes)
+            yield start, from_bfloat16(codes)
 
-    def _int8(self, spec: TensorSpec, flat: Floats, into: Floats) -> None:
+    def _int8(self, spec: TensorSpec, flat: Floats) -> Iterator[tuple[int, Block]]:
         rows, length = rows_of(spec)
         scales = scales_of(flat.reshape(rows, length))
         for start, count in cuts(1, rows):
@@ -153,7 +155,7 @@ class BlobWriter:
             own = scales[start // length : start // length + block.shape[0]]
             codes = quantise(block, own)
             self._parts.write(codes.reshape(-1))
-            into[start : start + count] = dequantise(codes, own).reshape(-1)
+            yield start, dequantise(codes, own).reshape(-1)
 
 
 class BlobReader:
@@ -292,8 +294,5 @@ def apply_delta(
 
 
 def _refused(what: str, code: str = "STR-300") -> ContractError:
-    return ContractError(
-        f"An encoded update {what}.",
-        fix="Check that site and server run the same release.",
-        code=code,
-    )
+    fix = "Check that site and server run the same release."
+    return ContractError(f"An encoded update {what}.", fix=fix, code=code)

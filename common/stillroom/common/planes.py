@@ -91,7 +91,8 @@ def from_bfloat16(codes: NDArray[np.uint16]) -> Floats:
     if size.size and size.max() > most:
         raise _not_a_number()
     size -= 1  # Zero wraps around to the top; subnormals stay below.
-    if size.size and (size.min() < 0x7F or np.any(codes == 0x8000)):
+    # -0, 0x8000, is the least int16.
+    if size.size and (size.min() < 0x7F or codes.view(np.int16).min() == -0x8000):
         raise _not_a_number()
     values: Floats = np.left_shift(codes, 16, dtype=np.uint32).view(np.float32)
     return values
@@ -120,8 +121,13 @@ def scales_of(rows: Floats) -> Floats:
     """
     if rows.size == 0:
         return np.zeros(rows.shape[0], np.float32)
-    # Two reductions and no |row|: nothing of the tensor's size is allocated. NaN passes through both.
-    most = np.maximum(rows.max(axis=1), -rows.min(axis=1))
+    most = np.empty(rows.shape[0], np.float32)
+    step = max(1, BLOCK // rows.shape[1])
+    for start in range(0, rows.shape[0], step):
+        # Two reductions of what is in the cache, and no |row|: nothing of the tensor's size is
+        # allocated. NaN passes through both.
+        part = rows[start : start + step]
+        np.maximum(part.max(axis=1), -part.min(axis=1), out=most[start : start + step])
     if not np.all(most < np.float32(LARGEST)):
         raise _not_a_number()
     scales: Floats = most / np.float32(CODES)

@@ -129,18 +129,17 @@ class Successor:
             if FIRST in self._carried:
                 block[:] = self._step(block)
             block += self._carried[RESIDUAL].read(count)
-        # 2. What everybody will read of it.
-        decoded = writer.add(spec.name, value).reshape(-1)
-        # 3. The new model as they will compute it, and what is owed now.
-        for start, count in _blocks(spec):
-            base, change = self._buffer[:count], decoded[start : start + count]
+        # 2. What everybody will read of it, block by block: the new model as they will compute it,
+        #    and what is owed now.
+        for start, change in writer.blocks(spec.name, value):
+            base = self._buffer[: change.size]
             self._base.read(base)
             np.add(base, change, out=base)
             self._model.put(base)
             if mean is None:
-                self._keep(RESIDUAL, FIRST, SECOND, count=count)
+                self._keep(RESIDUAL, FIRST, SECOND, count=change.size)
             else:
-                block = flat[start : start + count]
+                block = flat[start : start + change.size]
                 np.subtract(block, change, out=block)
                 self._carried[RESIDUAL].write(block)
 
