@@ -15,7 +15,7 @@ export STILLROOM_TEST_DATA := $(abspath ../shared/data)
 endif
 endif
 
-.PHONY: help install demo test check format docs bench chaos boundary constraints clean
+.PHONY: help install demo test check format docs bench science chaos boundary constraints clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -59,6 +59,9 @@ bench: $(STAMP) ## Speed beside Flower and NVFlare, as ratios in one run; writes
 	@$(BIN)/python -P tests/bench/bench_gate.py
 	@$(BIN)/python -P tests/bench/bench_training.py
 	@$(BIN)/python -P tests/bench/performance.py
+
+science: $(STAMP) ## What the methods cost and gain, on the demo's study; writes docs/reference/encodings.md
+	@$(BIN)/python -P tests/science/encodings.py
 
 chaos: $(STAMP) ## Kill every process at every moment of a round, cut lines, fill disks
 	@$(BIN)/python -P tests/chaos/run.py
