@@ -37,6 +37,11 @@ from stillroom.common.lifetime import patience
 
 log = logging.getLogger(__name__)
 
+LOOK_ANYHOW_S = 20.0
+"""Longest time between two looks for a message, however still the bell."""
+AFTER_RING_S = 0.01
+"""Shortest pause, whoever rings."""
+
 
 @dataclass(frozen=True, slots=True)
 class CourierSettings:
@@ -56,7 +61,7 @@ class CourierSettings:
             first, and the outbox.
         exchange: The folder that the runner sees, too.
         study: Folder of the prepared study.
-        poll_s: Pause between two looks for work.
+        poll_s: Shortest pause between two looks for work, where the server does not tell of any.
         renew_every_s: Pause between two questions for a newer certificate.
     """
 
@@ -109,17 +114,31 @@ def run_courier(settings: CourierSettings, stop: threading.Event) -> None:
             log.info("courier.connected")
             beat = threading.Thread(target=_beat, args=(edge, stop), daemon=True)
             beat.start()
-            news = time.monotonic()
-            while not stop.is_set():
-                if carriage.carry_one():
-                    news = time.monotonic()
-                else:
-                    stop.wait(patience(time.monotonic() - news, settings.poll_s))
+            _work(carriage, transfer, settings.poll_s, stop)
         except Stopped:
             log.info("courier.stopped")
         finally:
             transfer.close()
             edge.close()
+
+
+def _work(carriage: Carriage, transfer: Transfer, poll_s: float, stop: threading.Event) -> None:
+    """Carry what there is; between two looks, wait for the server's bell, or a while without one."""
+    seen, news = "", time.monotonic()
+    while not stop.is_set():
+        if carriage.carry_one():
+            news = time.monotonic()
+            continue
+        looked = time.monotonic()
+        while not stop.is_set() and time.monotonic() - looked < LOOK_ANYHOW_S:
+            mark = transfer.news(seen)
+            if mark is None:
+                stop.wait(patience(time.monotonic() - news, poll_s))
+                break
+            if mark != seen:
+                seen = mark
+                stop.wait(AFTER_RING_S)
+                break
 
 
 def _carriage(

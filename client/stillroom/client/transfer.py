@@ -16,11 +16,12 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from stillroom.client.cargo import Incoming, Outgoing
 from stillroom.client.carriage import Stopped
 from stillroom.client.connection import Dialler, Refused, failure, meaning
-from stillroom.common.errors import ContractError
+from stillroom.common.errors import ContractError, StillroomError
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,9 @@ MOST_WRONG = 2
 """Whole files of another digest before it is no accident."""
 MOST_WORDS = 1 << 16
 """Longest answer that is no file, in bytes."""
+
+MOST_MARK = 100
+"""Longest text that tells of news."""
 
 
 class Patience:
@@ -154,6 +158,20 @@ class Transfer:
 
         self._persist(tell)
         return said.get("known") is True
+
+    def news(self, seen: str) -> str | None:
+        """A text that is another one once a task may have been pushed since ``seen``.
+
+        Held by the server for two seconds at most.
+
+        Returns:
+            None when the server does not say such things, or cannot be reached.
+        """
+        try:
+            mark = self._ask("GET", f"news?seen={quote(seen, safe='')}").get("mark")
+        except (OSError, http.client.HTTPException, Refused, StillroomError):
+            return None
+        return mark if isinstance(mark, str) and len(mark) < MOST_MARK else None
 
     def close(self) -> None:
         """Close connections that are kept open for the next file."""

@@ -12,6 +12,7 @@ from flwr.serverapp import Grid, ServerApp
 from stillroom.common.errors import ConfigError, StillroomError
 from stillroom.common.study import PreparedStudy, Study
 from stillroom.server.arrivals import look_sooner, patient, refuse_arrays
+from stillroom.server.bells import Ear
 from stillroom.server.consents import RegistryConsents
 from stillroom.server.depot import Depot
 from stillroom.server.endings import Ended, Paused, ending
@@ -36,7 +37,8 @@ def main(grid: Grid, context: Context) -> None:
     """Run the study named in the run configuration.
 
     Keys: ``study`` (folder of the prepared study), ``run`` (folder for records and weights),
-    ``sites`` (names to wait for, comma-separated), ``poll-s``, ``connect-s``, ``registry`` (its file; without
+    ``sites`` (names to wait for, comma-separated), ``inner`` (the SuperLink's address), ``poll-s``,
+    ``connect-s``, ``registry`` (its file; without
     one, consent is left to the sites alone), ``depot`` (folder of files on their way; below the
     run's without one), ``starts`` (folder of couriers' starts), ``runs`` (the table of runs) and
     ``name`` (of this run in it); without the last two, nobody is asked whether it is to go on.
@@ -71,6 +73,7 @@ def _run(grid: Grid, settings: dict[str, str], wish: "Wish") -> None:
         poll_s=float(settings["poll-s"]),
         starts=Path(starts) if starts else None,
         heed=wish,
+        pause=Ear(settings["inner"]).wait if settings.get("inner") else None,
     )
     try:
         prepared = PreparedStudy.load(study_dir)

@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 FIRST_LOOK_S = 0.02
 """Pause after the first look for replies; grows with the wait (``lifetime.patience``)."""
+LISTEN_S = 0.25
+"""The same where a bell tells of replies: what is looked at then is mostly the time."""
 AGAIN_S = 0.5
 """Pause before asking a SuperLink again that does not answer."""
 AWAY_S = 600.0
@@ -84,6 +86,7 @@ class GridExchange:
         poll_s: Longest pause between two looks.
         starts: Folder of ``starts``; None where couriers do not start by themselves.
         heed: Called while the SuperLink is away; may raise to stop.
+        pause: Waits so many seconds, or until a reply was pushed; None where nothing tells of that.
     """
 
     def __init__(
@@ -94,7 +97,10 @@ class GridExchange:
         poll_s: float,
         starts: Path | None = None,
         heed: Callable[[], None] = lambda: None,
+        pause: Callable[[float], None] | None = None,
     ) -> None:
+        self._pause = pause or time.sleep
+        self._first_s = FIRST_LOOK_S if pause is None else LISTEN_S
         self._grid, self._journal, self._poll_s = grid, journal, poll_s
         self._starts, self._heed = starts, heed
         self._nodes: dict[str, int] = {}
@@ -137,7 +143,7 @@ class GridExchange:
             if found:
                 news = time.monotonic()
             else:
-                time.sleep(min(self._poll_s, patience(time.monotonic() - news, FIRST_LOOK_S)))
+                self._pause(min(self._poll_s, patience(time.monotonic() - news, self._first_s)))
         self._late = [*self._late, *(one for one in waiting if one.ids)][-MOST_LATE:]
 
     # -- out --------------------------------------------------------------------------------------

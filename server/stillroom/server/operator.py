@@ -80,6 +80,7 @@ class Operator:
             "sites": ",".join(sorted(self.nodes())),
             "study": str(study.resolve()),
             "run": str(run.resolve()),
+            "inner": config.inner_address,
             "poll-s": config.poll_s,
             "connect-s": config.connect_s,
             "registry": str(config.registry.resolve()) if config.registry else "",
@@ -161,6 +162,7 @@ clientapp = "stillroom.client.app:app"
 study = ""
 run = ""
 sites = ""
+inner = ""
 poll-s = 2.0
 connect-s = 600.0
 registry = ""

@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from stillroom.common.enrolment import RenewQuestion
 from stillroom.common.errors import StillroomError
+from stillroom.server.bells import NEWS, Bell, seen_of
 from stillroom.server.depot_api import BLOB, UPLOAD, DepotApi, answer
 from stillroom.server.enrolment import Authority, renew, utc_now
 from stillroom.server.store.registry import Registry
@@ -39,6 +40,7 @@ class SiteApi:
         handlers: Mapping[str, Handler],
         depot: DepotApi,
         arrived: Callable[[str], bool],
+        tasks: Bell | None = None,
     ) -> None:
         """Put requests where they belong.
 
@@ -47,9 +49,10 @@ class SiteApi:
             handlers: By path.
             depot: Answers about files of weights.
             arrived: Told of the start of a site's courier; whether that site's key is known.
+            tasks: Rings when a task may have been pushed; None where nothing rings.
         """
         self._registry, self._handlers = registry, dict(handlers) if registry else {}
-        self._depot, self._arrived = depot, arrived
+        self._depot, self._arrived, self._tasks = depot, arrived, tasks
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send, site: str) -> None:
         """Answer one request of ``site``."""
@@ -60,6 +63,9 @@ class SiteApi:
         if path == ARRIVE and scope["method"] == "POST":
             known = await run_in_threadpool(self._arrived, site)
             await answer(send, 200, {"known": known})
+            return
+        if self._tasks is not None and scope["path"] == NEWS and scope["method"] == "GET":
+            await answer(send, 200, {"mark": await self._tasks.heard(seen_of(scope))})
             return
         handler = self._handlers.get(scope["path"])
         if handler is None or scope["method"] != "POST":

@@ -16,12 +16,8 @@ What this module relies on in flwr 1.41 is held by tests/server/test_flower_cont
 import asyncio
 import contextlib
 import logging
-import os
-import secrets
 import signal
 import socket
-import sys
-import tempfile
 from collections.abc import Coroutine, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -29,7 +25,6 @@ from typing import Any, cast
 
 import uvicorn
 from fastapi import FastAPI
-from flwr.supercore.superexec.run_superexec import run_superexec
 from flwr.superlink.auth_plugin import NoOpControlAuthnPlugin
 from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
 from flwr.superlink.config_loader import SuperLinkLifespanConfig
@@ -38,6 +33,7 @@ from typing_extensions import override
 
 from stillroom.common.errors import ResourceError
 from stillroom.common.pki.files import check_pair, load_certificate, load_key
+from stillroom.server.bells import REPLIES, TASKS, Belfry, Bell
 from stillroom.server.config import ServerConfig
 from stillroom.server.consents import receive as receive_consent
 from stillroom.server.depot import Depot
@@ -54,6 +50,7 @@ from stillroom.server.site_api import PREFIX, Handler, SiteApi, renewal
 from stillroom.server.starts import note_start
 from stillroom.server.store.journal import Journal
 from stillroom.server.store.registry import Registry
+from stillroom.server.superexec import superexec_secret
 
 log = logging.getLogger(__name__)
 
@@ -96,10 +93,17 @@ def serve(config: ServerConfig) -> None:
             contextlib.closing(Members(load_certificate(tls.ca), config.registry))
         )
         app = create_app(_lifespan_config(config, secret), SuperLinkLifespan)
-        inner = _Listener(uvicorn.Config(app, log_level="warning", access_log=False, workers=1))
+        tasks, replies = Bell(), Bell()
+        inside = Belfry(app, {TASKS: tasks}, replies)
+        inner = _Listener(uvicorn.Config(inside, log_level="warning", access_log=False, workers=1))
         edge = _Listener(
             uvicorn.Config(
-                FleetGate(app, record, members, _site_api(config, app)),
+                FleetGate(
+                    Belfry(app, {REPLIES: replies}),
+                    record,
+                    members,
+                    _site_api(config, app, tasks),
+                ),
                 lifespan="off",
                 http=PeerProtocol,
                 ssl_context_factory=lambda _config, _default: context,
@@ -122,10 +126,10 @@ def serve(config: ServerConfig) -> None:
             nodes_known.set()
         else:
             chores.append(keep_in_step(config, config.registry, nodes_known))
-        asyncio.run(_serve_all((inner, inner_socket), listeners, chores))
+        asyncio.run(_serve_all((inner, inner_socket), listeners, chores, (tasks, replies)))
 
 
-def _site_api(config: ServerConfig, app: FastAPI) -> SiteApi:
+def _site_api(config: ServerConfig, app: FastAPI, tasks: Bell) -> SiteApi:
     """What sites may ask of us; where nobody is enrolled, only about files of weights."""
     handlers: dict[str, Handler] = {f"{PREFIX}consent": consent}
     if config.consortium is not None:
@@ -133,7 +137,7 @@ def _site_api(config: ServerConfig, app: FastAPI) -> SiteApi:
     if config.tls.ca_key is not None and config.registry is not None:
         handlers[f"{PREFIX}renew"] = renewal(Authority.load(config))
     depot = DepotApi(Depot(config.depot, config.max_blob_mib << 20))
-    return SiteApi(config.registry, handlers, depot, partial(_arrived, config, app))
+    return SiteApi(config.registry, handlers, depot, partial(_arrived, config, app), tasks)
 
 
 def _arrived(config: ServerConfig, app: FastAPI, site: str) -> bool:
@@ -179,6 +183,7 @@ async def _serve_all(
     inner: tuple[uvicorn.Server, socket.socket],
     outer: Sequence[tuple[uvicorn.Server, socket.socket]],
     chores: Sequence[Coroutine[Any, Any, None]],
+    bells: Sequence[Bell],
 ) -> None:
     """Serve on every socket; those that others reach open only once the application is up."""
     loop = asyncio.get_running_loop()
@@ -192,6 +197,8 @@ async def _serve_all(
     def stop() -> None:
         for server in servers:
             server.should_exit = True
+        for bell in bells:
+            bell.close()
         # A file of weights may be on its way for an hour; it goes on when we are back.
         loop.call_later(GRACE_S, cut_all)
 
@@ -266,35 +273,6 @@ def _lifespan_config(config: ServerConfig, secret: bytes) -> SuperLinkLifespanCo
         isolation="process",
         runtime_dependency_install=False,
     )
-
-
-def execute(config: ServerConfig) -> None:
-    """Run Flower's SuperExec: it starts the ServerApp of a run, with no installation at run time."""
-    # flwr-serverapp is looked up on PATH; it must be the one beside this interpreter.
-    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    os.environ["FLWR_HOME"] = str(config.state / "flwr")
-    run_superexec(
-        runtime_api_address=config.inner_address,
-        insecure=True,
-        superexec_auth_secret=superexec_secret(config),
-        runtime_dependency_install=False,
-    )
-
-
-def superexec_secret(config: ServerConfig) -> bytes:
-    """The secret that lets a SuperExec take tasks; made once, mode 0600."""
-    path = config.secret_file
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.exists():
-        # Made complete under another name and linked into place, so that two processes that
-        # start together agree on the first one's secret.
-        descriptor, name = tempfile.mkstemp(dir=path.parent)
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(secrets.token_hex(32).encode("ascii"))
-        with contextlib.suppress(FileExistsError):
-            os.link(name, path)
-        Path(name).unlink()
-    return path.read_bytes()
 
 
 def _bind(host: str, port: int) -> socket.socket:
