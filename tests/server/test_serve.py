@@ -30,7 +30,7 @@ from stillroom.common.study import PreparedStage, PreparedStudy, Study
 from stillroom.common.tensorfile import write_weights
 from stillroom.server.config import ServerConfig
 from stillroom.server.operator import Operator
-from stillroom.server.superlink import superexec_secret
+from stillroom.server.superexec import superexec_secret
 
 ACTIVATE = "/v1/fleet/activate-node"
 

@@ -64,7 +64,7 @@ def execute(config: Config, follow_parent: FollowParent = None) -> None:
     """Run Flower's SuperExec, which starts the ServerApp of each study."""
     from stillroom.common.lifetime import follow
     from stillroom.common.logs import to_stderr
-    from stillroom.server.superlink import execute as execute_tasks
+    from stillroom.server.superexec import execute as execute_tasks
 
     to_stderr()
     if follow_parent is not None:

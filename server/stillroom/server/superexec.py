@@ -1,0 +1,45 @@
+"""Flower's SuperExec: starts the process of a study, with no installation at run time.
+
+Apart from ``superlink``, whose imports (an HTTP server, a database) this process does not need: it
+waits for as long as the server runs, and its memory counts like any other's.
+"""
+
+import contextlib
+import os
+import secrets
+import sys
+import tempfile
+from pathlib import Path
+
+from flwr.supercore.superexec.run_superexec import run_superexec
+
+from stillroom.server.config import ServerConfig
+
+
+def execute(config: ServerConfig) -> None:
+    """Run Flower's SuperExec until stopped."""
+    # flwr-serverapp is looked up on PATH; it must be the one beside this interpreter.
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    os.environ["FLWR_HOME"] = str(config.state / "flwr")
+    run_superexec(
+        runtime_api_address=config.inner_address,
+        insecure=True,
+        superexec_auth_secret=superexec_secret(config),
+        runtime_dependency_install=False,
+    )
+
+
+def superexec_secret(config: ServerConfig) -> bytes:
+    """The secret that lets a SuperExec take tasks; made once, mode 0600."""
+    path = config.secret_file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        # Made complete under another name and linked into place, so that two processes that
+        # start together agree on the first one's secret.
+        descriptor, name = tempfile.mkstemp(dir=path.parent)
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(secrets.token_hex(32).encode("ascii"))
+        with contextlib.suppress(FileExistsError):
+            os.link(name, path)
+        Path(name).unlink()
+    return path.read_bytes()
