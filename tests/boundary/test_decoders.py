@@ -44,8 +44,12 @@ def held(call: Callable[[], object]) -> bool:
 def site(folder: Path, prepared: PreparedStudy = attempts.PREPARED) -> Outbox:
     """A site that holds the model and has an update to send."""
     exchange = ExchangeFolder(folder / "exchange").prepare()
-    exchange.model(attempts.MODEL.sha256).write_bytes(attempts.BASE_FILE)
-    exchange.update(UPDATE.sha256).write_bytes(attempts.GOOD_FILE)
+    for path, data in (
+        (exchange.model(attempts.MODEL.sha256), attempts.BASE_FILE),
+        (exchange.update(UPDATE.sha256), attempts.GOOD_FILE),
+    ):
+        if not path.exists():
+            path.write_bytes(data)
     return Outbox.below(folder / "courier", exchange, prepared)
 
 
@@ -114,7 +118,10 @@ def test_changes_of_a_model(bench: Path, data: st.DataObject) -> None:
 
 RECORDS = st.dictionaries(
     st.sampled_from(["task", "model.student", "update", "metrics", "samples", "x"]) | TEXT,
-    st.builds(MetricRecord, st.dictionaries(TEXT, NUMBER | st.lists(st.floats(), max_size=3)))
+    st.builds(
+        MetricRecord,
+        st.dictionaries(TEXT, NUMBER | st.lists(st.floats(), max_size=3), max_size=3),
+    )
     | st.builds(
         ConfigRecord,
         st.dictionaries(
@@ -126,6 +133,7 @@ RECORDS = st.dictionaries(
             | st.booleans()
             | st.binary(max_size=9)
             | st.lists(TEXT, max_size=2),
+            max_size=3,
         ),
     )
     | st.builds(
@@ -134,7 +142,7 @@ RECORDS = st.dictionaries(
         st.just("safetensors") | TEXT,
         st.just("safetensors") | st.just("numpy.ndarray") | TEXT,
     ),
-    max_size=4,
+    max_size=3,
 ).map(RecordDict)
 
 
