@@ -5,15 +5,20 @@ import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
 
 import httpx
 import pytest
+from flwr.app import Message, RecordDict
+from flwr.common.serde import message_to_proto
 
 from stillroom.client import carriage
 from stillroom.client.carriage import Carriage, Expired, RunEnded, RunnerLost, Stopped
 from stillroom.client.config import SiteConfig
 from stillroom.client.courier import CourierSettings
-from stillroom.client.fleet import RETRY_MOST_S, Edge, translate
+from stillroom.client.failures import translate
+from stillroom.client.fleet import RETRY_MOST_S, Edge, Forgotten
 from stillroom.client.sockets import loopback_listener
 from stillroom.common.errors import ConfigError, ResourceError, StillroomError, TrustError
 from stillroom.common.pki.files import write_certificate, write_key
@@ -151,6 +156,114 @@ def test_a_site_that_was_approved_a_moment_ago(
         assert caught.value.code == "STR-206"
         assert 2 <= len(asked) <= 20
     monkeypatch.setattr(edge._client, "DeactivateNode", lambda request: None)
+    edge.close()
+
+
+def test_a_courier_that_was_killed_is_waited_for(
+    settings: CourierSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each time it says first that it has started; a server that knows the key is asked again."""
+    monkeypatch.setattr("stillroom.client.newcomer.PATIENCE_S", 0.0)
+    monkeypatch.setattr("stillroom.client.fleet.AGAIN_S", 0.05)
+    told = list[str]()
+
+    def arrive() -> bool:
+        told.append("arrived")
+        return True
+
+    def activate(request: object) -> object:
+        told.append("asked")
+        if len(told) < 6:
+            raise status(412)
+        return SimpleNamespace(node_id=7)
+
+    edge = Edge(settings, threading.Event(), arrive=arrive)
+    monkeypatch.setattr(edge._client, "ActivateNode", activate)
+    monkeypatch.setattr(edge._client, "DeactivateNode", lambda request: None)
+    edge.activate()
+    assert told == ["arrived", "asked"] * 3
+
+    monkeypatch.setattr("stillroom.client.fleet.ADMISSION_S", 0.1)
+    told.clear()
+    monkeypatch.setattr(edge._client, "ActivateNode", Mock(side_effect=status(412)))
+    with pytest.raises(TrustError) as caught:
+        edge.activate()
+    assert caught.value.code == "STR-206"
+    assert 2 <= len(told) <= 4
+    edge.close()
+
+
+def test_a_server_that_has_started_anew_is_joined_again(
+    settings: CourierSettings, monkeypatch: pytest.MonkeyPatch, inside_a_task: None
+) -> None:
+    """Its node and its runs are unknown: what is carried is dropped, and the next look joins."""
+    nodes, life = iter([7, 8]), SimpleNamespace(node=7)
+    edge = Edge(settings, threading.Event(), arrive=lambda: True)
+    message = Message(RecordDict(), 7, "train.round")
+
+    def call(request: Any) -> Any:
+        if request.node.node_id != life.node:
+            raise status(401)
+        found = [message_to_proto(message)] if life.node == 7 else []
+        return SimpleNamespace(messages_list=found, message_object_trees=["tree"])
+
+    client: Any = edge._client
+    monkeypatch.setattr(
+        client, "ActivateNode", lambda request: SimpleNamespace(node_id=next(nodes))
+    )
+    monkeypatch.setattr(client, "DeactivateNode", lambda request: None)
+    for name in ("PullMessages", "SendNodeHeartbeat", "PullObject", "PushMessages"):
+        monkeypatch.setattr(client, name, call)
+    edge.activate()
+    assert edge.pull() is not None
+
+    life.node = 8
+    with pytest.raises(RunEnded):  # the carriage then withholds what it holds
+        edge.pull_object(1, "a")
+    assert edge.pull() is None
+    assert edge.node.node_id == 8
+    with pytest.raises(Forgotten):  # still of the life that is over
+        edge.pull_object(1, "a")
+    edge.close()
+
+
+def test_who_trains_joins_again_too(
+    settings: CourierSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A site that asks for nothing for an hour hears of the new life by its heartbeat."""
+    edge = Edge(settings, threading.Event(), arrive=lambda: True)
+    nodes = iter([7, 8])
+    client: Any = edge._client
+    monkeypatch.setattr(
+        client, "ActivateNode", lambda request: SimpleNamespace(node_id=next(nodes))
+    )
+    monkeypatch.setattr(client, "SendNodeHeartbeat", Mock(side_effect=status(401)))
+    monkeypatch.setattr(client, "DeactivateNode", lambda request: None)
+    edge.activate()
+    edge.heartbeat()
+    assert edge.node.node_id == 8
+    edge.close()
+
+
+def test_a_site_that_is_out_is_told_so(
+    settings: CourierSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """401 to everything: joining again is tried, refused, and ends the courier."""
+    monkeypatch.setattr("stillroom.client.newcomer.PATIENCE_S", 0.0)
+    edge = Edge(settings, threading.Event(), arrive=lambda: True)
+    client: Any = edge._client
+    monkeypatch.setattr(client, "ActivateNode", lambda request: SimpleNamespace(node_id=7))
+    monkeypatch.setattr(client, "DeactivateNode", lambda request: None)
+    monkeypatch.setattr(client, "PullMessages", Mock(side_effect=status(401)))
+    edge.activate()
+    with pytest.raises(TrustError) as caught:  # Flower admits it, and knows it not: no end to it
+        edge.pull()
+    assert caught.value.code == "STR-206"
+
+    monkeypatch.setattr(client, "ActivateNode", Mock(side_effect=status(401)))
+    with pytest.raises(TrustError) as caught:
+        edge.pull()
+    assert caught.value.code == "STR-206"
     edge.close()
 
 

@@ -288,6 +288,21 @@ def test_a_superlink_that_stays_away(ask: Maker, monkeypatch: pytest.MonkeyPatch
         ask(grid)("a", limit_s=5)
 
 
+@pytest.mark.parametrize("away", [0, 2])
+def test_a_superlink_that_has_started_anew(
+    ask: Maker, monkeypatch: pytest.MonkeyPatch, away: int
+) -> None:
+    """It knows this process no longer: it ends at once, and another one goes on."""
+    monkeypatch.setattr(exchanging, "AGAIN_S", 0.01)
+    answer = httpx.Response(401, request=httpx.Request("POST", "http://x"))
+    error = httpx.HTTPStatusError("x", request=answer.request, response=answer)
+    grid = FakeGrid({"a": 1}, faults=[*[httpx.ConnectError("away")] * away, error])
+
+    with pytest.raises(Paused, match="anew") as caught:
+        ask(grid)("a")
+    assert not caught.value.give_up
+
+
 def test_a_request_of_ours_that_is_wrong(ask: Maker) -> None:
     """A refusal is no absence: it is told at once."""
     answer = httpx.Response(400, request=httpx.Request("POST", "http://x"))

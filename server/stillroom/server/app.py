@@ -50,16 +50,18 @@ def main(grid: Grid, context: Context) -> None:
     run_dir = Path(settings["run"])
     with contextlib.ExitStack() as stack:
         stack.enter_context(claimed(run_dir, wait_s=LOCK_S))
+        ear = Ear(settings.get("inner", ""))
+        stack.callback(ear.close)
         wish = stack.enter_context(Wish(settings.get("runs", ""), settings.get("name", "")))
         try:
-            _run(grid, settings, wish)
+            _run(grid, settings, wish, ear if settings.get("inner") else None)
         except Paused as pause:
             if pause.give_up:
                 wish.give_up(pause.reason)
             log.warning("study.paused", extra={"note": pause.reason})
 
 
-def _run(grid: Grid, settings: dict[str, str], wish: "Wish") -> None:
+def _run(grid: Grid, settings: dict[str, str], wish: "Wish", ear: Ear | None) -> None:
     study_dir, run_dir = Path(settings["study"]), Path(settings["run"])
     refuse_arrays()
     look_sooner()
@@ -73,7 +75,7 @@ def _run(grid: Grid, settings: dict[str, str], wish: "Wish") -> None:
         poll_s=float(settings["poll-s"]),
         starts=Path(starts) if starts else None,
         heed=wish,
-        pause=Ear(settings["inner"]).wait if settings.get("inner") else None,
+        pause=ear.wait if ear else None,
     )
     try:
         prepared = PreparedStudy.load(study_dir)

@@ -120,3 +120,8 @@ class Ear:
                 self._mark = mark
                 return
         time.sleep(max(0.0, end - time.monotonic()))
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._line is not None:
+            self._line.close()
