@@ -115,6 +115,19 @@ def proxy_for(host: str, port: int) -> SplitResult | None:
     return proxy
 
 
+def require_usable_proxy(server: str) -> None:
+    """Say at the start, and once, when the environment names a proxy that nobody here can use.
+
+    Args:
+        server: ``host:port``.
+
+    Raises:
+        ResourceError: STR-506, it is not an ``http://`` one.
+    """
+    where = urlsplit(f"//{server}")
+    proxy_for(str(where.hostname), where.port or 443)
+
+
 def _credentials(proxy: SplitResult) -> dict[str, str]:
     if proxy.username is None:
         return {}

@@ -71,9 +71,12 @@ def _finish(folder: Path, path: Path, expected: str, edge: str) -> str:
 
 
 def _online(folder: Path, server: str, token: str, expected: str, edge: str) -> str | None:
+    from stillroom.client.connection import require_usable_proxy
     from stillroom.client.enrolment import Door, Keys, enrol_online
     from stillroom.common.consortium import grouped
     from stillroom.common.lifetime import stop_on_signals
+
+    require_usable_proxy(server)
 
     def tell(site: str, short: str) -> None:
         console.print(f"requested as {site}; read out this fingerprint by telephone")

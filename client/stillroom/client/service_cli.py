@@ -21,6 +21,7 @@ def courier(config: Config, follow_parent: FollowParent = None) -> None:
     """Carry messages between the consortium and the runner (network, no patient data)."""
     from stillroom.client.agreement import Agreement
     from stillroom.client.config import SiteConfig
+    from stillroom.client.connection import require_usable_proxy
     from stillroom.client.courier import CourierSettings, run_courier
     from stillroom.client.descriptions import Descriptions
     from stillroom.client.papers import client_context
@@ -32,6 +33,7 @@ def courier(config: Config, follow_parent: FollowParent = None) -> None:
     if follow_parent is not None:
         follow(follow_parent)
     site = SiteConfig.load(config)
+    require_usable_proxy(site.server)
     if site.consortium is not None:
         # First of all: the study may be signed by an operator who came while this site was away.
         Descriptions(site.server, site.consortium, lambda: client_context(site.tls)).ask_once()
