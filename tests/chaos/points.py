@@ -146,6 +146,7 @@ def _of_link() -> Iterator[Point]:
     )
 
 
+FETCHES = frozenset({"before sending the model", "while sending the model"})
 SETUP_SAVES = 2
 """States saved before the first round is committed: sites counted, wave opened."""
 
@@ -161,7 +162,10 @@ MATRIX: dict[str, tuple[Point, ...]] = {
 def hook(point: Point, number: int, round_: int, chance: random.Random) -> dict[str, Any]:
     """A point as a hook that is reached in round ``round_``."""
     once = chance.randrange(point.calls)
-    call = point.calls * (round_ - 1) + 1 + once
+    if point.moment in FETCHES:
+        # The first round's model came with the prepared study.
+        round_ = max(2, round_)
+    call = point.calls * (round_ - 1 - (point.moment in FETCHES)) + 1 + once
     if point.target.endswith("RunFolder.save"):
         call += SETUP_SAVES
     return {

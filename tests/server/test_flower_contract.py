@@ -33,7 +33,8 @@ from stillroom.common.pki.issue import new_key
 from stillroom.common.pki.verify import flower_public_key
 from stillroom.server import operator as operating
 from stillroom.server import superlink
-from stillroom.server.config import IN_MEMORY
+from stillroom.server.config import IN_MEMORY, ServerConfig
+from stillroom.server.layers import without_idle_layers
 from stillroom.server.nodes import take_offline
 
 
@@ -128,7 +129,7 @@ def test_control_client() -> None:
 
 
 def test_superexec() -> None:
-    """superlink.execute: with the secret and without installation at run time."""
+    """superexec.execute: with the secret and without installation at run time."""
     wanted = {
         "runtime_api_address",
         "insecure",
@@ -193,6 +194,28 @@ def test_a_node_of_another_life_is_unauthorized() -> None:
     assert "HTTP_401_UNAUTHORIZED" in text
     spec = API_ERROR_MAP[ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED]
     assert spec.http_status_code == httpx.codes.PRECONDITION_FAILED
+
+
+def test_layers_that_have_nothing_to_do() -> None:
+    """layers.without_idle_layers: what is left authenticates, translates and reports errors."""
+    from flwr.superlink.routers.fleet import middlewares
+
+    config = ServerConfig.model_construct(state=Path("state"), inner_port=8000, registry=Path("r"))
+    app = create_app(superlink._lifespan_config(config, b"secret"), SuperLinkLifespan)
+    before = [getattr(layer.cls, "__name__", "") for layer in app.user_middleware]
+    after = [
+        getattr(layer.cls, "__name__", "") for layer in without_idle_layers(app).user_middleware
+    ]
+
+    assert after == [
+        "ControlSensitiveResponseMiddleware",
+        "BaseHTTPMiddleware",
+        "ControlAuthenticationMiddleware",
+        "ProtobufTranslationMiddleware",
+        "NodeAuthMiddleware",
+    ]
+    assert len(before) == len(after) + 4, "a new layer needs a decision of ours"
+    assert "fleet_event_log_plugin" in inspect.getsource(middlewares)
 
 
 def test_grid() -> None:

@@ -43,6 +43,7 @@ from stillroom.server.door import door_app, door_context
 from stillroom.server.edge import EdgeRecord, FleetGate, PeerProtocol, cut, tls_context
 from stillroom.server.enrolment import Authority, load_consortium, open_registry
 from stillroom.server.keeper import LOOK_EVERY_S, Keeper
+from stillroom.server.layers import without_idle_layers
 from stillroom.server.membership import Members
 from stillroom.server.nodes import keep_in_step, take_offline
 from stillroom.server.operator import Operator
@@ -92,7 +93,7 @@ def serve(config: ServerConfig) -> None:
         members = stack.enter_context(
             contextlib.closing(Members(load_certificate(tls.ca), config.registry))
         )
-        app = create_app(_lifespan_config(config, secret), SuperLinkLifespan)
+        app = without_idle_layers(create_app(_lifespan_config(config, secret), SuperLinkLifespan))
         tasks, replies = Bell(), Bell()
         inside = Belfry(app, {TASKS: tasks}, replies)
         inner = _Listener(uvicorn.Config(inside, log_level="warning", access_log=False, workers=1))
