@@ -60,7 +60,7 @@ class ServerConfig(Section):
 
         In memory where there is a registry, from which nodes are registered again after a restart:
         all else that a run needs is in its folder. A SQLite file costs the server 1 s of processor
-        time in a round of three sites (docs/adr/0017), and is left to servers without a registry,
+        time in a round of three sites (docs/adr/0019), and is left to servers without a registry,
         whose list of nodes would be lost.
         """
         return str(self.state / "flower.db") if self.registry is None else IN_MEMORY
