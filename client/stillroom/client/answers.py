@@ -107,7 +107,11 @@ class Answers:
         return StageMemory(self.folder / "memory", earlier[-1].sha256 if earlier else None)
 
     def keep(self, kind: str, task: Task, result: RoundResult, saved: str | None = None) -> Reply:
-        """Commit a finished answer; when this returns it survives whatever happens.
+        """Commit a finished answer; when this returns it survives the death of any process.
+
+        A power cut is survived as soon as the disk has the update, which nobody waits for: cut
+        before that, its digest is wrong (``find``) and the work is done again, from what the stage
+        remembered before it.
 
         Args:
             kind: Of the task.
@@ -128,7 +132,7 @@ class Answers:
         if result.weights is not None:
             # 1. Everything the answer names. Killed here: files without a name, removed below
             #    when the next answer is kept.
-            name = write_weights(self.exchange.updates, result.weights)
+            name = write_weights(self.exchange.updates, result.weights, wait=False)
             size = self.exchange.update(name).stat().st_size
             update = _Update(base=task.models[task.stage].sha256, sha256=name, nbytes=size)
         memory = self._earlier(kind, task)[1 - GENERATIONS :]

@@ -68,19 +68,16 @@ class Incoming:
         self.held, self.digest = 0, hashlib.sha256()
 
     def put(self, into: Path) -> None:
-        """Give the whole file its name, durably.
+        """Give the whole file its name.
+
+        Not forced to the disk: a model can be fetched again, and whoever finds the file later looks
+        at its digest first (``models``), as this class does with a part.
 
         Raises:
             ResourceError: STR-503, the disk failed.
         """
         with own_disk():
-            os.fsync(self._stream.fileno())
             self._part.replace(into)
-            descriptor = os.open(into.parent, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
 
     def close(self) -> None:
         """Let go of the file; what came stays for the next attempt."""

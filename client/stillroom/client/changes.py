@@ -5,7 +5,6 @@ the round before and the one of this round. What is in memory is the largest ten
 """
 
 import math
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -75,7 +74,9 @@ def write_change(
         terms: What the update is held to.
         base: The global model the update was made from.
         before: Residual of the round before; None for none. Its size has been looked at.
-        after: Where the residual of this round goes, durably but for its name.
+        after: Where the residual of this round goes. Not forced to the disk, as that costs every
+            round more than it is worth: it outlives its process, and what a power cut takes of it
+            is the rounding of one round.
 
     Raises:
         ContractError: STR-300 to STR-303, not a plain file of the manifest's tensors, finite and
@@ -110,7 +111,6 @@ def write_change(
             raise _other_file()
         whole.norm()
         rest.flush()
-        os.fsync(rest.fileno())
         return Change(*writer.finish(), change.norm())
 
 

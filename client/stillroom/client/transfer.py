@@ -86,7 +86,7 @@ class Transfer:
         self._stop, self._check = stop, check
 
     def fetch(self, sha256: str, nbytes: int, into: Path) -> int:
-        """Bring a published file to ``into``, durably; returns how many bytes came over the line.
+        """Bring a published file to ``into``; returns how many bytes came over the line.
 
         What a broken line has brought stays in ``<into>.part`` and is not asked for again, by a
         later process either. The digest is checked over the whole file.

@@ -255,7 +255,8 @@ def apply_delta(
         blob: The change, open for reading.
         encoding: A delta encoding.
         manifest: The stage's tensors.
-        into: Plain file of weights to be written, durably; untouched where this raises.
+        into: Plain file of weights to be written; untouched where this raises. Not forced to the
+            disk: it can be made again, and its name tells a later process whether it is whole.
         expected: SHA-256 that the new file must have; whatever it is when left out.
 
     Returns:
@@ -268,7 +269,7 @@ def apply_delta(
     if encoding == FP32:
         raise ValueError("fp32 is not a change")
     changes = BlobReader(blob, encoding, manifest, hashed=False)
-    with base.open("rb", buffering=0) as stream, durable_stream(into) as target:
+    with base.open("rb", buffering=0) as stream, durable_stream(into, sync=False) as target:
         old = WeightReader(stream, manifest, hashed=False)
         out = HashedOutput(target)
         out.write(header(manifest.layout))

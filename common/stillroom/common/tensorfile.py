@@ -1,5 +1,6 @@
 """Weights on disk: safetensors files named by the digest of their bytes. NumPy only."""
 
+import contextlib
 import hashlib
 import json
 import math
@@ -39,11 +40,17 @@ MAX_HEADER = 1 << 20
 """Bytes of the largest header a peer may send; a model of 1 000 tensors has about 100 KiB."""
 
 
-def write_weights(folder: Path, weights: Weights) -> str:
+def write_weights(folder: Path, weights: Weights, *, wait: bool = True) -> str:
     """Store ``weights`` as ``<folder>/<sha256>.safetensors`` and return the digest.
 
     Temp, fsync, rename: after a crash the file is whole or absent, and its name says which
     bytes it must hold. Written and hashed piece by piece: no second copy in memory.
+
+    Args:
+        folder: Made where there is none.
+        weights: Name -> array.
+        wait: For the disk. Without, the disk gets it at once all the same, in a thread; a power
+            cut before that leaves a file whose bytes are not what its name says.
     """
     folder.mkdir(parents=True, exist_ok=True)
     running = hashlib.sha256()
@@ -55,13 +62,26 @@ def write_weights(folder: Path, weights: Weights) -> str:
                 stream.write(piece)
                 running.update(piece)
             stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, folder / f"{running.hexdigest()}.safetensors")
+            if wait:
+                os.fsync(stream.fileno())
+        path = folder / f"{running.hexdigest()}.safetensors"
+        os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync_folder(folder)
+    if wait:
+        _sync_folder(folder)
+    else:
+        threading.Thread(target=_sync, args=(path,), daemon=True).start()
     return running.hexdigest()
+
+
+def _sync(path: Path) -> None:
+    """Have a file and its name on the disk; a file that is gone again needs nothing."""
+    with contextlib.suppress(OSError):
+        with path.open("rb") as stream:
+            os.fsync(stream.fileno())
+        _sync_folder(path.parent)
 
 
 def weights_digest(weights: Weights) -> str:

@@ -196,22 +196,29 @@ def file_tensors(path: Path, manifest: Manifest) -> Iterator[tuple[TensorSpec, B
 
 
 @contextmanager
-def durable_stream(path: Path) -> Iterator[BinaryIO]:
+def durable_stream(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
     """A stream whose bytes become ``path`` when the block ends well: all of them or none.
 
     Written beside it, fsynced, renamed, folder fsynced: after a crash the old file is there or the
     new one. A block that raises leaves nothing.
+
+    Args:
+        path: The file.
+        sync: Whether it shall survive a power cut. Without, the death of a process still costs
+            nothing, but whoever comes after a power cut has to look at the bytes.
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
         with temporary.open("wb", buffering=0) as stream:
             yield stream
-            os.fsync(stream.fileno())
+            if sync:
+                os.fsync(stream.fileno())
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    if sync:
+        _sync_folder(path.parent)
 
 
 def settle(path: Path, name: str) -> Path:

@@ -80,8 +80,8 @@ def plant(point: Point) -> None:
     write, write_durably = answers.write_weights, answers.write_durably
     keep, push = Answers.keep, runner.push_message
 
-    def noted_write(folder: Path, weights: Any) -> str:
-        name = write(folder, weights)
+    def noted_write(folder: Path, weights: Any, *, wait: bool) -> str:
+        name = write(folder, weights, wait=wait)
         point.reached("update written")
         return name
 
