@@ -2,7 +2,9 @@
 
 import contextlib
 import json
+import os
 import struct
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +78,23 @@ def test_missing_or_truncated(tmp_path: Path) -> None:
         with pytest.raises(TrustError) as caught:
             read_weights(tmp_path, wanted)
         assert caught.value.code == "STR-204"
+
+
+def test_nobody_has_to_wait_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk gets the file all the same, in a thread, and what is read meanwhile is whole."""
+    synced, waiting = threading.Event(), threading.get_ident()
+
+    def fsync(_descriptor: int) -> None:
+        assert threading.get_ident() != waiting
+        synced.set()
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    weights = {"w": np.arange(5, dtype=np.float32)}
+
+    digest = write_weights(tmp_path, weights, wait=False)
+
+    np.testing.assert_array_equal(read_weights(tmp_path, digest)["w"], weights["w"])
+    assert synced.wait(10)
 
 
 @pytest.mark.parametrize("moment", ["fsync", "replace"])
