@@ -29,9 +29,11 @@ class ServerConfig(Section):
     """Everything the operator decides for one server."""
 
     state: Path
-    """Flower's database if there is one, the SuperExec secret, run records and weights."""
+    """Which runs there are, files of weights on their way, what the edge saw, the SuperExec secret;
+    Flower's database where there is no registry."""
     edge_host: str = "0.0.0.0"  # noqa: S104  # the edge is the one listener meant for other machines
-    """Address of the listener that hospitals reach: mutual TLS 1.3, ``/v1/fleet/`` only."""
+    """Address of the listener that hospitals reach: mutual TLS 1.3, ``/v1/fleet/`` and
+    ``/v1/stillroom/`` only."""
     edge_port: Port = 443
     enrol_port: Port | None = None
     """Listener for hospitals that have no certificate yet: TLS 1.3, a one-time token. Absent: closed."""
