@@ -146,7 +146,14 @@ def _of_link() -> Iterator[Point]:
     )
 
 
-FETCHES = frozenset({"before sending the model", "while sending the model"})
+FETCHES = frozenset(
+    {
+        "before sending the model",
+        "while sending the model",
+        "before the model is fetched",
+        "while the model is fetched",
+    }
+)
 SETUP_SAVES = 2
 """States saved before the first round is committed: sites counted, wave opened."""
 
