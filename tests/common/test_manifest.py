@@ -135,3 +135,10 @@ def test_messages_hold_no_value(value: float) -> None:
 
     assert repr(float(value)) not in str(error)
     assert "nan" not in str(error).replace("NaN or infinity", "")
+
+
+def test_a_nan_that_signals() -> None:
+    """It is refused as any other; the processor's complaint about it is no warning of ours."""
+    weights = update()
+    weights["trunk.bias"].view(np.uint32)[1] = 0x7F800001
+    assert refused(weights).code == "STR-303"

@@ -167,6 +167,13 @@ def private(epsilon: tuple[float, ...] | None) -> dict[str, Any]:
     return {"study": Study.parse(value), "stages": {"student": stage}}
 
 
+def test_weights_of_a_stage_that_is_not_there() -> None:
+    """Refused when it is read: a name nobody knows ends in no crash."""
+    given = private((4.7286, 7.0774))
+    with pytest.raises(ValueError, match="does not have"):
+        PreparedStudy(**{**given, "stages": {"stranger": given["stages"]["student"]}})
+
+
 def test_epsilon_is_part_of_what_is_signed() -> None:
     """The right numbers are kept; absent, too few or understated ones make no study."""
     assert PreparedStudy(**private((4.7286, 7.0774))).stages["student"].epsilon == (4.7286, 7.0774)

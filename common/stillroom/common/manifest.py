@@ -166,7 +166,8 @@ def _measure(value: NDArray[Any]) -> tuple[float, int]:
     for start in range(0, flat.size, BLOCK):
         part = flat[start : start + BLOCK]
         block = wide[: part.size]
-        block[:] = part
+        with np.errstate(invalid="ignore"):  # a signalling NaN, which the sum then shows
+            block[:] = part
         total += float(np.dot(block, block))
         if single:
             # Without its sign, a subnormal's bits are 1..2^23-1; zero wraps around to the top.

@@ -292,7 +292,8 @@ class PreparedStudy(Section):
     def _epsilon_is_believable(self) -> "PreparedStudy":
         """A hospital consents to this number: no other than the right one is worth a signature."""
         for name, prepared in self.stages.items():
-            stage = self.study.stage_named(name)
+            if (stage := {s.name: s for s in self.study.stage}.get(name)) is None:
+                raise ValueError("weights of a stage that the study does not have")
             privacy, epsilon = stage.privacy, prepared.epsilon
             if (privacy is None) != (epsilon is None):
                 raise ValueError(
