@@ -16,6 +16,9 @@ WHOLE = "whole site"
 
 _CLIENT, _SERVER = "stillroom.client", "stillroom.server"
 
+NOTHING_KEPT = ("trained, nothing kept", "update written, answer not")
+"""Killed between the end of a training and the commit of its answer: that round is trained again."""
+
 
 @dataclass(frozen=True)
 class Point:
@@ -62,8 +65,8 @@ def _of_runner(who: str) -> Iterator[Point]:
         who,
         ("before training", "runner recipe", "Noise.run", "before", 1),
         ("while training", "runner recipe", "Noise.run", "during", 1),
-        ("trained, nothing kept", "runner recipe", "Noise.run", "after", 1),
-        ("update written, answer not", f"runner {_CLIENT}.answers", "Answers._write", "before", 1),
+        (NOTHING_KEPT[0], "runner recipe", "Noise.run", "after", 1),
+        (NOTHING_KEPT[1], f"runner {_CLIENT}.answers", "Answers._write", "before", 1),
         ("answer kept, not told", f"runner {_CLIENT}.answers", "Answers.keep", "after", 1),
         ("while answering", f"runner {_CLIENT}.runner", "_deliver", "during", 1),
         ("answered", f"runner {_CLIENT}.runner", "_deliver", "after", 1),

@@ -3,7 +3,7 @@
 import json
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import recomputation
 from consortium import Consortium
 from plan import STAGE, Plan, records
+from points import NOTHING_KEPT
 
 STUDY_S = 150.0
 """A study of a few rounds that takes longer is taken for stuck."""
@@ -126,7 +127,7 @@ def judge(plan: Plan, consortium: Consortium, verdict: Verdict) -> None:
     )
     given = [record.get("model_sha256") for record in found]
     verdict.wrong = sum(a != b for a, b in zip(given, expected, strict=True))
-    verdict.again = _trained_again(plan.out / "trained")
+    verdict.again = _trained_again(plan.out / "trained", verdict.fired.values())
     if verdict.wrong or verdict.lost:
         verdict.problems.append(f"{verdict.wrong} wrong aggregates, {verdict.lost} rounds lost")
 
@@ -140,10 +141,11 @@ def trainings(folder: Path) -> list[tuple[str, dict[str, Any]]]:
     ]
 
 
-def _trained_again(folder: Path) -> int:
-    """Trainings that were finished once already."""
+def _trained_again(folder: Path, kills: Iterable[Mapping[str, Any]]) -> int:
+    """Trainings of a round whose answer was kept already."""
     ended = [(site, n["round"]) for site, n in trainings(folder) if n["what"] == "ended"]
-    return len(ended) - len(set(ended))
+    lost = {(k["site"], k["round"]) for k in kills if k.get("moment") in NOTHING_KEPT}
+    return len(ended) - len(set(ended)) - len(lost & set(ended))
 
 
 def _time(consortium: Consortium, verdict: Verdict, supervisor: Supervisor) -> None:
