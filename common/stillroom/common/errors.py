@@ -44,6 +44,7 @@ CODES: dict[str, str] = {
     "STR-211": "The invitation or request for enrolment was not accepted.",
     "STR-212": "A fingerprint is not the expected one.",
     "STR-220": "The site's ledger is damaged.",
+    "STR-221": "The log does not continue what was promised of it.",
     # 3xx: contract
     "STR-300": "A message breaks the protocol.",
     "STR-301": "An update has missing, extra or renamed tensors.",
