@@ -75,6 +75,8 @@ class StudyStarted(Entry):
     act: Literal["started", "resumed", "stopped"]
     signature: Annotated[str, Field(max_length=4096)] = ""
     """``study.sig``: the operator's signature over the digest."""
+    witnesses: Count = 0
+    """How many sites must have cosigned the log before what it says counts, as the study demands."""
 
 
 class StageOpened(Entry):
@@ -174,6 +176,14 @@ class Release(Entry):
     student_sha256: Digest
 
 
+class Witnessed(Entry):
+    """Sites cosigned a checkpoint: what came before it can be rewritten only with their keys too."""
+
+    kind: Literal["witness"] = "witness"
+    checkpoint: Annotated[str, Field(max_length=16384)]
+    """The signed note (C2SP tlog-checkpoint) with the cosignatures it had gathered."""
+
+
 class Operator(Entry):
     """An operator did something that no other entry says."""
 
@@ -201,6 +211,7 @@ AnyEntry = Annotated[
     | RoundCommitted
     | StudyFinished
     | Release
+    | Witnessed
     | Operator
     | Refused,
     Field(discriminator="kind"),

@@ -6,6 +6,7 @@ lock of the operating system, which dies with its holder. One append is this seq
     1. entries and tiles      written beside what is published, fsynced
     2. the guard              replaced by the new signed checkpoint, fsynced: the log's promise
     3. ``checkpoint``         replaced, fsynced: now anybody can see it
+    4. partial tiles          removed where the full one is published (tlog-tiles allows it)
 
 Dying before 2: the tiles of step 1 belong to no checkpoint; the next append writes them again.
 Dying between 2 and 3: the next to open the log publishes the guard's checkpoint, whose tiles are
@@ -17,6 +18,7 @@ another disk than the log (``log_guard``), or a backup of both restores both.
 import contextlib
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,6 +87,7 @@ class Log:
                 note = sign(new, self.key).to_bytes()
                 replace(self.guard, note)
                 replace(self.folder / CHECKPOINT, note)
+                self._prune(head.size, size)
             except ValueError as error:
                 raise _forked("The log's tiles are not what was promised.") from error
             except OSError as error:
@@ -184,6 +187,22 @@ class Log:
                 if len(row) == WIDTH:
                     above.append(Tree(row).root())
             level, fresh = level + 1, above
+
+
+    def _prune(self, old: int, new: int) -> None:
+        """Drop the partial forms of tiles that are full now; what stays costs room, nothing else.
+
+        Without this a log would hold every width that its last tile ever had: 256 of each.
+        """
+        level = 0
+        while new >> (8 * level):
+            first, end = ((size >> (8 * level)) // WIDTH for size in (old, new))
+            for index in range(first, end):
+                places = [level] if level else [None, 0]
+                for place in places:
+                    partial = self.folder / (tile_path(place, index) + ".p")
+                    shutil.rmtree(partial, ignore_errors=True)
+            level += 1
 
 
 def _rows(items: list[T]) -> list[list[T]]:
