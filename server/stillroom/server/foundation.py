@@ -12,6 +12,7 @@ from stillroom.common.errors import ConfigError
 from stillroom.common.pki.files import (
     load_certificate,
     load_key,
+    load_signing_key,
     write_certificate,
     write_key,
     write_signing_key,
@@ -112,9 +113,10 @@ def found(
             f"{folder} already holds something.", fix="Name a new or empty folder.", code="STR-107"
         )
     ca, ca_key = make_ca(name[:64] or "stillroom", CA_DAYS, now)
-    operator, server_key = new_signing_key(), new_key()
+    operator, log_key, server_key = new_signing_key(), new_signing_key(), new_key()
+    operators = {FIRST_OPERATOR: operator.public_key()}
     description = make_consortium(
-        name, ca, ca_key, {FIRST_OPERATOR: operator.public_key()}, operator, now
+        name, ca, ca_key, operators, operator, now, log_key=log_key.public_key()
     )
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     papers = Papers(folder)
@@ -126,7 +128,7 @@ def found(
         issue_server(ca, ca_key, server_key.public_key(), hosts, now, days=SERVER_DAYS),
     )
     write_signing_key(papers.operator_key, operator)
-    write_signing_key(papers.log_key, new_signing_key())
+    write_signing_key(papers.log_key, log_key)
     write_durably(papers.consortium, description)
     with Registry.create(papers.registry) as registry:
         record = OperatorRecord(key_id(operator), FIRST_OPERATOR, public_key_hex(operator))
@@ -159,7 +161,8 @@ def describe_again(
     ca, ca_key = load_certificate(papers.ca), load_key(papers.ca_key)
     before = read_consortium(papers.consortium.read_bytes())
     issued = max(now, before.issued_at + timedelta(seconds=1))
-    raw = make_consortium(name, ca, ca_key, operators, signer, issued)
+    log_key = load_signing_key(papers.log_key).public_key()
+    raw = make_consortium(name, ca, ca_key, operators, signer, issued, log_key=log_key)
     # Kept first: a crash between the two leaves sites a step ahead, on a description that the
     # operator signed; the command is then given again and makes the next.
     keep(papers.consortium, before)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stillroom.deploy.report_parts.marks import site_key, site_mark
-from stillroom.deploy.report_parts.markup import (
+from stillroom.common.markup import (
     Child,
     Html,
     data_size,

@@ -1,0 +1,252 @@
+"""What the log says: every kind of entry, and the one spelling of each.
+
+An entry is canonical JSON (``common.canonical``) of one of these models. None has a place for a
+patient-derived value: names of sites and people who act, digests, counts, sizes and codes.
+"""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from stillroom.common.canonical import canonical_bytes
+from stillroom.common.errors import ContractError
+
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Name = Annotated[str, Field(max_length=64)]
+Count = Annotated[int, Field(ge=0)]
+Code = Annotated[str, Field(pattern=r"^STR-[0-9]{3}$")]
+Time = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$")]
+"""UTC, milliseconds, RFC 3339."""
+
+
+class Entry(BaseModel):
+    """What every entry has; a misspelt key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    time: Time
+    """When the server wrote it down, by the server's clock."""
+
+    def to_bytes(self) -> bytes:
+        """The entry as it stands in the log."""
+        return canonical_bytes(self.model_dump(mode="json"))
+
+
+class ConsortiumOpened(Entry):
+    """The consortium's description, new or changed: its operators, its CA."""
+
+    kind: Literal["consortium"] = "consortium"
+    version: Count
+    sha256: Digest
+    """Of consortium.json."""
+
+
+class Member(Entry):
+    """A site was invited, approved, renewed or revoked."""
+
+    kind: Literal["member"] = "member"
+    site: Name
+    act: Literal["invited", "approved", "renewed", "revoked"]
+    certificate_sha256: Digest | None = None
+    """Of the certificate it has from now on."""
+    signing_key: Digest | None = None
+    """Raw Ed25519 public key, hexadecimal: consents and cosignatures are verified with it."""
+
+
+class Consent(Entry):
+    """A site's signed word on a study reached the server."""
+
+    kind: Literal["consent"] = "consent"
+    site: Name
+    study: Digest
+    act: Literal["given", "withdrawn"]
+    record: Annotated[str, Field(max_length=4096)]
+    """The signed record itself, so that anybody can verify it."""
+
+
+class StudyStarted(Entry):
+    """A run of a study began, or went on after a pause or a crash."""
+
+    kind: Literal["study"] = "study"
+    study: Digest
+    name: Name
+    run: Name
+    act: Literal["started", "resumed", "stopped"]
+    signature: Annotated[str, Field(max_length=4096)] = ""
+    """``study.sig``: the operator's signature over the digest."""
+    witnesses: Count = 0
+    """How many sites must have cosigned the log before what it says counts, as the study demands."""
+
+
+class StageOpened(Entry):
+    """A stage began."""
+
+    kind: Literal["stage"] = "stage"
+    study: Digest
+    stage: Name
+    recipe: Name
+    rounds: Count
+    initial_sha256: Digest | None = None
+    """Of the weights it starts from; None for a stage that exchanges none."""
+    teachers: dict[Name, Digest] = Field(default_factory=dict)
+    """Stage -> digest of the teacher used."""
+
+
+class RoundOpened(Entry):
+    """Sites were asked."""
+
+    kind: Literal["round"] = "round"
+    study: Digest
+    stage: Name
+    round: Count
+    base_sha256: Digest | None = None
+    """Of the global model that was sent."""
+    invited: tuple[Name, ...]
+    left_out: dict[Name, Annotated[str, Field(max_length=200)]] = Field(default_factory=dict)
+    """Site -> why it was not asked."""
+
+
+class Update(Entry):
+    """What became of one site's answer."""
+
+    kind: Literal["update"] = "update"
+    study: Digest
+    stage: Name
+    round: Count
+    site: Name
+    status: Literal["admitted", "refused", "failed", "late"]
+    code: Code | None = None
+    """Why it does not count."""
+    sha256: Digest | None = None
+    """Of the file that left the site."""
+    bytes: Count = 0
+    encoding: Name = ""
+    base_sha256: Digest | None = None
+    samples: dict[str, Count] = Field(default_factory=dict)
+    """Cases per parameter group."""
+    metrics_sha256: Digest | None = None
+    """Of the canonical JSON of the numbers that came with it; the numbers are in the round's record."""
+
+
+class RoundCommitted(Entry):
+    """A round counts: these updates, in this order, gave this model."""
+
+    kind: Literal["commit"] = "commit"
+    study: Digest
+    stage: Name
+    round: Count
+    order: tuple[Name, ...]
+    """Sites in the order in which they were summed."""
+    totals: dict[str, Count] = Field(default_factory=dict)
+    """Cases per group over all of them."""
+    model_sha256: Digest | None = None
+    record_sha256: Digest
+    """Of the round's record, ``round-<stage>-<number>.json``."""
+    expected: tuple[Name, ...]
+    missing: dict[Name, Annotated[str, Field(max_length=200)]] = Field(default_factory=dict)
+    """Expected, and not counted: why."""
+    epsilon: float | None = None
+    """Spent so far in this stage where the study asks for differential privacy."""
+
+
+class StudyFinished(Entry):
+    """A run ended."""
+
+    kind: Literal["finish"] = "finish"
+    study: Digest
+    run: Name
+    status: Literal["completed", "failed"]
+    code: Code | None = None
+    complete_participation: bool
+    models: dict[Name, Digest] = Field(default_factory=dict)
+    """Stage -> digest of its last model."""
+    result_sha256: Digest
+    """Of result.json."""
+
+
+class Release(Entry):
+    """A release was made."""
+
+    kind: Literal["release"] = "release"
+    study: Digest
+    name: Name
+    statement_sha256: Digest
+    """Of its in-toto statement."""
+    student_sha256: Digest
+
+
+class Witnessed(Entry):
+    """Sites cosigned a checkpoint: what came before it can be rewritten only with their keys too."""
+
+    kind: Literal["witness"] = "witness"
+    checkpoint: Annotated[str, Field(max_length=16384)]
+    """The signed note (C2SP tlog-checkpoint) with the cosignatures it had gathered."""
+
+
+class Operator(Entry):
+    """An operator did something that no other entry says."""
+
+    kind: Literal["operator"] = "operator"
+    act: Annotated[str, Field(max_length=80)]
+    subject: Annotated[str, Field(max_length=120)] = ""
+
+
+class Refused(Entry):
+    """Connections and requests that the edge refused since the last such entry, by reason."""
+
+    kind: Literal["refused"] = "refused"
+    since: Time
+    reasons: dict[Name, Count]
+
+
+AnyEntry = Annotated[
+    ConsortiumOpened
+    | Member
+    | Consent
+    | StudyStarted
+    | StageOpened
+    | RoundOpened
+    | Update
+    | RoundCommitted
+    | StudyFinished
+    | Release
+    | Witnessed
+    | Operator
+    | Refused,
+    Field(discriminator="kind"),
+]
+_ADAPTER: TypeAdapter[Any] = TypeAdapter(AnyEntry)
+
+
+def parse_entry(data: bytes) -> Entry:
+    """Read an entry; it must be spelt exactly as ``Entry.to_bytes`` would.
+
+    Raises:
+        ContractError: STR-300, it is not one of ours.
+    """
+    try:
+        entry: Entry = _ADAPTER.validate_json(data)
+    except ValidationError as error:
+        raise _broken() from error
+    if entry.to_bytes() != data:
+        raise _broken()
+    return entry
+
+
+def json_schema() -> dict[str, Any]:
+    """The published JSON Schema of an entry."""
+    return dict(_ADAPTER.json_schema())
+
+
+def timestamp(seconds: float) -> str:
+    """Seconds since the epoch as an entry writes them."""
+    moment = datetime.fromtimestamp(seconds, UTC)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z"
+
+
+def _broken() -> ContractError:
+    return ContractError(
+        "An entry of the log is not one of ours.",
+        fix="Check that log and program are of one release.",
+    )
