@@ -146,7 +146,13 @@ def generate(folder: Path, size: int = 1000, *, batches: int = BATCHES) -> World
     ca, ca_key = make_ca(NAME, 3650, now)
     operator, log_key = key("operator"), key("log")
     raw = make_consortium(
-        NAME, ca, ca_key, {"Ada": operator.public_key()}, operator, now, log_key=log_key.public_key()
+        NAME,
+        ca,
+        ca_key,
+        {"Ada": operator.public_key()},
+        operator,
+        now,
+        log_key=log_key.public_key(),
     )
     world = World(folder, read_consortium(raw), {site: key(site) for site in SITES}, log_key)
     folder.mkdir(parents=True, exist_ok=True)
@@ -167,7 +173,9 @@ def _found(story: Story, raw: bytes) -> None:
     """The consortium, its members, one refused stranger."""
     issued = story.world.consortium.issued_at
     story.add(
-        said.ConsortiumOpened(time=story.time(), version=int(issued.timestamp()), sha256=sha256(raw))
+        said.ConsortiumOpened(
+            time=story.time(), version=int(issued.timestamp()), sha256=sha256(raw)
+        )
     )
     for site in SITES:
         story.add(said.Member(time=story.time(), site=site, act="invited"))
@@ -180,7 +188,9 @@ def _found(story: Story, raw: bytes) -> None:
                 signing_key=public_key_hex(story.world.keys[site]),
             )
         )
-    story.add(said.Operator(time=story.time(), act="study put on the server", subject="tavi-landmarks"))
+    story.add(
+        said.Operator(time=story.time(), act="study put on the server", subject="tavi-landmarks")
+    )
 
 
 def _begin(story: Story, operator: Ed25519PrivateKey) -> None:
@@ -413,7 +423,9 @@ def _publish(world: World, story: Story, batches: int) -> None:
         with Ledger(world.ledger(site), disk=QuickDisk()) as ledger:
             for line in lines:
                 ledger.append(line)
-        kept = max(size for size in world.heads if size < len(world.entries) - SITES.index(site) * 60)
+        kept = max(
+            size for size in world.heads if size < len(world.entries) - SITES.index(site) * 60
+        )
         world.seen(site).write_bytes(world.heads[kept].to_bytes())
 
 
@@ -450,4 +462,7 @@ def files_in_memory(
     """A whole log of these entries under one key, cosigned by nobody."""
     tree = Tree(map(leaf_hash, entries))
     head = Checkpoint(origin or world.origin, len(entries), tree.root())
-    return {"checkpoint": sign_checkpoint(head, log_key).to_bytes(), **dict(tiles_in_memory(entries))}
+    return {
+        "checkpoint": sign_checkpoint(head, log_key).to_bytes(),
+        **dict(tiles_in_memory(entries)),
+    }

@@ -6,7 +6,7 @@ it. Nothing in it is new: all of it is in the log, so an auditor recomputes it a
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -14,8 +14,8 @@ from stillroom.common.canonical import canonical_bytes
 from stillroom.common.errors import ContractError
 from stillroom.server.audit.history import Run, Stage
 
-STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
-PREDICATE_TYPE = "urn:stillroom:attestation:distillation:v1"
+STATEMENT_TYPE: Final = "https://in-toto.io/Statement/v1"
+PREDICATE_TYPE: Final = "urn:stillroom:attestation:distillation:v1"
 FOLDER = "proof"
 """In the release: holds the three files below, which are about the release and not of it."""
 STATEMENT_FILE, ENTRY_FILE, PROOF_FILE = (
@@ -177,7 +177,11 @@ def predicate_problems(found: Predicate, expected: Predicate) -> Iterator[str]:
     for name in sorted(mine.keys() ^ theirs.keys()):
         yield f"Stage {name} is in only one of statement and log."
     for name in mine.keys() & theirs.keys():
-        parts = [p for p in StageInputs.model_fields if getattr(mine[name], p) != getattr(theirs[name], p)]
+        parts = [
+            p
+            for p in StageInputs.model_fields
+            if getattr(mine[name], p) != getattr(theirs[name], p)
+        ]
         if parts:
             yield f"Stage {name} differs from the log in {', '.join(parts)}."
 

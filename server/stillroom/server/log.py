@@ -188,7 +188,6 @@ class Log:
                     above.append(Tree(row).root())
             level, fresh = level + 1, above
 
-
     def _prune(self, old: int, new: int) -> None:
         """Drop the partial forms of tiles that are full now; what stays costs room, nothing else.
 

@@ -20,17 +20,29 @@ class Seen:
     data: bytes
 
 
-@dataclass(slots=True)
-class Case:
+@dataclass(slots=True, kw_only=True)
+class Told:
+    """What a log tells, and ledgers to lay beside it; who signed the log is not asked.
+
+    Attributes:
+        contents: The log, as far as it could be read.
+        history: What it tells.
+        ledgers: Of sites.
+    """
+
+    contents: Contents
+    history: History
+    ledgers: list[Ledger] = field(default_factory=list)
+
+
+@dataclass(slots=True, kw_only=True)
+class Case(Told):
     """One audit.
 
     Attributes:
         consortium: The root of trust: CA, operators, the log's key.
         log: The log's key.
-        contents: The log, as far as it could be read.
-        history: What it tells.
         seen: Checkpoints kept elsewhere.
-        ledgers: Of sites.
         release: Files of the release; None when none was given.
         keys: Site -> signing key (hex) that the site itself told the auditor.
         quorum: How many cosignatures the auditor demands, whatever the log says of it.
@@ -39,10 +51,7 @@ class Case:
 
     consortium: Consortium
     log: Verifier
-    contents: Contents
-    history: History
     seen: list[Seen] = field(default_factory=list)
-    ledgers: list[Ledger] = field(default_factory=list)
     release: Files | None = None
     keys: Mapping[str, str] = field(default_factory=dict)
     quorum: int = 0

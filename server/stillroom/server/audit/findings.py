@@ -75,6 +75,4 @@ def verdict(findings: Iterable[Finding]) -> str:
         "FAILED": "Something here is not what it should be. Do not rely on this log or release.",
     }
     worst_of = "FAILED" if count["FAILED"] else "warning" if count["warning"] else "ok"
-    return (
-        f"{count['ok']} ok, {count['warning']} warnings, {count['FAILED']} FAILED. {said_so[worst_of]}"
-    )
+    return f"{count['ok']} ok, {count['warning']} warnings, {count['FAILED']} FAILED. {said_so[worst_of]}"

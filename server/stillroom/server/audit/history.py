@@ -67,7 +67,8 @@ class Stage:
     def model(self) -> str | None:
         """Digest of its last committed model; what it started from when there is none."""
         models = [r.commit[1].model_sha256 for r in self.rounds.values() if r.commit]
-        return ([m for m in models if m is not None] or [self.opened.initial_sha256])[-1]
+        made = [model for model in models if model is not None]
+        return made[-1] if made else self.opened.initial_sha256
 
 
 @dataclass(slots=True)

@@ -22,7 +22,9 @@ def checkpoint(case: Case) -> Iterator[Problem]:
         return
     head = case.contents.head
     if head is not None:
-        yield said(CHECKPOINT, f"{head.size} entries, root {head.root.hex()[:16]}…, signed by the log.")
+        yield said(
+            CHECKPOINT, f"{head.size} entries, root {head.root.hex()[:16]}…, signed by the log."
+        )
 
 
 def bundles(case: Case) -> Iterator[Problem]:
@@ -95,7 +97,10 @@ def leftovers(case: Case) -> Iterator[Problem]:
         if name in expected or name in OURS:
             continue
         if name.endswith(".tmp"):
-            yield warned(name, "A file that was being written when the server stopped; it counts for nothing.")
+            yield warned(
+                name,
+                "A file that was being written when the server stopped.",
+            )
             continue
         match = PARTIAL.fullmatch(name)
         if match is None and FULL.fullmatch(name) is None:
@@ -130,7 +135,9 @@ def leftover_problems(name: str, data: bytes | None, expected: bytes | None) -> 
         )
         yield warned(name, what)
     elif data != expected:
-        yield failed(name, "An earlier form of this file said something else: the log was rewritten.")
+        yield failed(
+            name, "An earlier form of this file said something else: the log was rewritten."
+        )
 
 
 def cosigned(case: Case) -> Iterator[Problem]:
@@ -141,12 +148,16 @@ def cosigned(case: Case) -> Iterator[Problem]:
         return
     good, bad = case.cosigned(note, case.contents.size)
     for site in bad:
-        yield failed(CHECKPOINT, f"The cosignature under the name of {site} is not over this checkpoint.")
+        yield failed(
+            CHECKPOINT, f"The cosignature under the name of {site} is not over this checkpoint."
+        )
     known = {(case.log.name, case.log.key_id)}
     known |= {(w.name, w.key_id) for w in case.witnesses(case.contents.size)}
     for signature in note.signatures:
         if (signature.name, signature.key_id) not in known:
-            yield warned(CHECKPOINT, f"A signature under the name of {signature.name} is by no member's key.")
+            yield warned(
+                CHECKPOINT, f"A signature under the name of {signature.name} is by no member's key."
+            )
     if good:
         who = ", ".join(f"{c.name} at {_moment(c.time)}" for c in good)
         yield said(CHECKPOINT, f"Cosigned by {who}.")
@@ -257,4 +268,3 @@ def _moment(seconds: int) -> str:
     if seconds > datetime(9999, 1, 1, tzinfo=UTC).timestamp():
         return "an impossible time"
     return timestamp(seconds)
-

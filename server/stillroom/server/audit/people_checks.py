@@ -1,16 +1,17 @@
 """Checks 20 to 23: who acted, and whether they had agreed to. Pure."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
+from functools import lru_cache
 
-from stillroom.common.consent import check_record, standing
+from stillroom.common.consent import CLOCK_SKEW_S, Consent, Record, check_record, standing
 from stillroom.common.errors import StillroomError
 from stillroom.common.signed_study import StudySignature, check_signature
 from stillroom.common.signing import public_key_from_hex
 from stillroom.server.audit.case import Case
 from stillroom.server.audit.findings import Problem, failed, said, warned
 
-_AFTER = {
+_AFTER: Mapping[str, set[str | None]] = {
     "invited": {None, "invited", "revoked"},
     "approved": {None, "invited", "revoked", "approved"},
     "renewed": {"approved", "renewed"},
@@ -33,16 +34,22 @@ def members(case: Case) -> Iterator[Problem]:
         known = keys.setdefault(entry.site, entry.signing_key or keys.get(entry.site, ""))
         if entry.signing_key and known and entry.signing_key != known:
             if last.get(entry.site) != "revoked":
-                yield failed(where, f"Site {entry.site} has another signing key, without a new approval.")
+                yield failed(
+                    where, f"Site {entry.site} has another signing key, without a new approval."
+                )
             keys[entry.site] = entry.signing_key
         last[entry.site] = entry.act
     for site, key in case.keys.items():
         told = keys.get(site)
         if told != key:
-            what = f"The signing key that the log gives {site} is not the one the site itself names."
+            what = (
+                f"The signing key that the log gives {site} is not the one the site itself names."
+            )
             yield failed(f"site {site}", what)
         else:
-            yield said(f"site {site}", "Its signing key in the log is the one that it names itself.")
+            yield said(
+                f"site {site}", "Its signing key in the log is the one that it names itself."
+            )
     untold = sorted(keys.keys() - case.keys.keys())
     if untold:
         what = (
@@ -74,7 +81,7 @@ def consents(case: Case) -> Iterator[Problem]:
         except StillroomError:
             yield failed(where, f"Site {entry.site} did not sign this {act}.")
             continue
-        if (entry.act == "given") != hasattr(said_by, "given_at"):
+        if (entry.act == "given") != isinstance(said_by, Consent):
             yield failed(where, "The entry says the opposite of the record in it.")
         count += 1
     yield said("", f"{count} consents and withdrawals carry their site's signature.")
@@ -90,7 +97,9 @@ def studies(case: Case) -> Iterator[Problem]:
             signature = StudySignature.parse(entry.signature.encode("utf-8"))
             check_signature(entry.study, signature, case.consortium.operator_keys)
         except StillroomError as error:
-            yield failed(where, f"Study {entry.name} ran without an operator's signature. {error.what}")
+            yield failed(
+                where, f"Study {entry.name} ran without an operator's signature. {error.what}"
+            )
             continue
         who = case.consortium.operators[signature.key_id].name
         yield said(where, f"Study {entry.name} was signed by operator {who}.")
@@ -126,10 +135,22 @@ def standing_at(case: Case, index: int, site: str, study: str, time: str) -> str
             break
         if (given.entry.site, given.entry.study) == (site, study) and given.record is not None:
             record = given.record
-    moment = datetime.fromisoformat(time).timestamp()
-    public = public_key_from_hex(case.keys.get(site, key))
-    found = standing(record, study=study, site=site, key=public, now=moment)
+    if record is None:
+        return "no consent"
+    found = _meaning(record, study, site, case.keys.get(site, key))
+    if found == "given" and isinstance(record, Consent):
+        moment = datetime.fromisoformat(time).timestamp()
+        if moment < record.given_at - CLOCK_SKEW_S:
+            found = "early"
+        elif moment >= record.expires_at:
+            found = "expired"
     return "given" if found == "given" else f"consent {found}"
+
+
+@lru_cache(maxsize=4096)
+def _meaning(record: Record, study: str, site: str, key: str) -> str:
+    """What a record allows at the moment it was signed: a signature is verified once, not per update."""
+    return standing(record, study=study, site=site, key=public_key_from_hex(key), now=record.at)
 
 
 def refusals(case: Case) -> Iterator[Problem]:
@@ -141,7 +162,9 @@ def refusals(case: Case) -> Iterator[Problem]:
                 for index, update in turn.updates:
                     if update.status == "refused":
                         code = update.code or "no reason"
-                        counted[f"{update.site} {code}"] = counted.get(f"{update.site} {code}", 0) + 1
+                        counted[f"{update.site} {code}"] = (
+                            counted.get(f"{update.site} {code}", 0) + 1
+                        )
                     if update.status in {"refused", "failed"} and update.code is None:
                         what = f"An answer of {update.site} was {update.status} without a reason."
                         yield warned(f"entry {index}", what)

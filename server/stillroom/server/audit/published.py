@@ -196,5 +196,3 @@ def _parsed(raw: bytes) -> Entry | None:
 
 def _why(error: ValueError) -> str:
     return "it is not text" if isinstance(error, UnicodeDecodeError) else str(error)
-
-

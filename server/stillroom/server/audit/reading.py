@@ -8,10 +8,10 @@ from stillroom.common.consortium import Consortium, read_consortium
 from stillroom.common.errors import ConfigError, TrustError
 from stillroom.common.log_identity import log_verifier
 from stillroom.common.tlog.note import ED25519, Verifier
-from stillroom.server.audit.case import Case, Seen
-from stillroom.server.audit.history import History, tell
+from stillroom.server.audit.case import Case, Seen, Told
+from stillroom.server.audit.history import tell
 from stillroom.server.audit.ledgers import Ledger, read_ledger
-from stillroom.server.audit.published import Contents, Files, FolderFiles, read_log
+from stillroom.server.audit.published import Files, FolderFiles, read_log
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +87,11 @@ def case_of(consortium: Consortium, files: Files) -> Case:
     """
     log = log_verifier(consortium)
     contents = read_log(files, log)
-    return Case(consortium, log, contents, tell(contents.numbered()))
+    history = tell(contents.numbered())
+    return Case(consortium=consortium, log=log, contents=contents, history=history)
 
 
-def open_log(folder: Path) -> tuple[Contents, History]:
+def open_log(folder: Path) -> Told:
     """A log alone, for looking at what it says: whether it holds is ``verify``'s to say.
 
     Raises:
@@ -106,7 +107,7 @@ def open_log(folder: Path) -> tuple[Contents, History]:
             fix="Name the folder that holds `checkpoint` and `tile/`.",
             code="STR-222",
         )
-    return contents, tell(contents.numbered())
+    return Told(contents=contents, history=tell(contents.numbered()))
 
 
 def site_key(text: str) -> tuple[str, str]:

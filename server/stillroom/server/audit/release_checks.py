@@ -59,7 +59,8 @@ def _run_of(case: Case, entry: Release) -> Run | None:
         and run.finish is not None
         and run.finish[1].status == "completed"
     ]
-    return ([r for r in found if r.student() == entry.student_sha256] or found or [None])[-1]
+    found = [r for r in found if r.student() == entry.student_sha256] or found
+    return found[-1] if found else None
 
 
 def recorded(case: Case) -> Iterator[Problem] | None:
@@ -92,11 +93,15 @@ def _proven(case: Case, files: Files) -> Iterator[Problem]:
     try:
         head = proof.verify(leaf_hash(raw), case.log)
     except ValueError:
-        yield failed(PROOF_FILE, "The proof does not hold: no log of this key has this entry there.")
+        yield failed(
+            PROOF_FILE, "The proof does not hold: no log of this key has this entry there."
+        )
         return
     yield from prefix_problems(PROOF_FILE, head.size, head.root, case.contents.tree)
     who = ", ".join(c.name for c in case.cosigned(proof.note, case.contents.size)[0]) or "no site"
-    yield said(PROOF_FILE, f"Entry {proof.index} of {head.size}; that checkpoint was cosigned by {who}.")
+    yield said(
+        PROOF_FILE, f"Entry {proof.index} of {head.size}; that checkpoint was cosigned by {who}."
+    )
 
 
 def student(case: Case) -> Iterator[Problem] | None:
@@ -164,7 +169,9 @@ def _materials(case: Case, files: Files) -> Iterator[Problem]:
     statement, entry = _statement(files), entry_of(files)
     run = None if entry is None else _run_of(case, entry)
     if statement is None or run is None or run.student() is None:
-        yield failed(STATEMENT_FILE, "Statement and log cannot be compared: one of them lacks the run.")
+        yield failed(
+            STATEMENT_FILE, "Statement and log cannot be compared: one of them lacks the run."
+        )
         return
     for what in predicate_problems(statement.predicate, predicate_of(run, case.log.name)):
         yield failed(STATEMENT_FILE, what)

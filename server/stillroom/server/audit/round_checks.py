@@ -61,7 +61,9 @@ def answers(case: Case) -> Iterator[Problem]:
             if update.site not in turn.invited:
                 yield failed(where, f"{update.site} answered and was not asked.")
             if turn.commit and index > turn.commit[0] and update.status != "late":
-                yield failed(where, f"The answer of {update.site} came after the round was committed.")
+                yield failed(
+                    where, f"The answer of {update.site} came after the round was committed."
+                )
                 continue
             opening = max((o for o in openings if o < index), default=-1)
             counted[opening, update.site] += update.status != "late"
@@ -113,7 +115,10 @@ def chain(case: Case) -> Iterator[Problem]:
                     break
                 index, commit = turn.commit
                 if (commit.model_sha256 is None) != (model is None):
-                    yield failed(f"entry {index}, {place}", "It has a model where there is none, or lacks one.")
+                    yield failed(
+                        f"entry {index}, {place}",
+                        "It has a model too many, or lacks one.",
+                    )
                 model, at = commit.model_sha256, f"{place} (entry {index})"
                 links += 1
     yield said("", f"{links} rounds follow one from another.")
@@ -138,7 +143,11 @@ def teachers(case: Case) -> Iterator[Problem]:
             for source, digest in stage.opened.teachers.items():
                 where = f"entry {stage.index}, stage {name}"
                 teacher = run.stages.get(source)
-                commits = [] if teacher is None else [r.commit for r in teacher.rounds.values() if r.commit]
+                commits = (
+                    []
+                    if teacher is None
+                    else [r.commit for r in teacher.rounds.values() if r.commit]
+                )
                 done = [commit.model_sha256 for index, commit in commits if index < stage.index]
                 if teacher is None or len(done) < teacher.opened.rounds:
                     yield failed(where, f"Teacher {source} was used before its stage was over.")
@@ -203,7 +212,9 @@ def ends(case: Case) -> Iterator[Problem]:
             yield failed(where, f"Its last models are not those of its rounds: {', '.join(wrong)}.")
         commits = [t.commit[1] for s in run.stages.values() for t in s.rounds.values() if t.commit]
         if finish.complete_participation and any(commit.missing for commit in commits):
-            yield failed(where, "It says that everybody took part in everything; rounds say otherwise.")
+            yield failed(
+                where, "It says that everybody took part in everything; rounds say otherwise."
+            )
         if finish.status == "failed":
             yield warned(where, f"It ended without a result, {finish.code or 'no code'}.")
 
