@@ -219,8 +219,9 @@ def test_everything_goes_well(world: World) -> None:
     labelled = next(c for c in exchange.asked if c.kind == LABEL)
     assert labelled.task.models.keys() == {"t-vessels", "t-hinge"}
     assert world.events("study.finished")[-1]["status"] == "completed"
-    record = json.loads((world.folder / "run" / "round-student-0001.json").read_text())
-    assert record["evaluation"].keys() == {"summit"}
+    scores = json.loads((world.folder / "run" / "scores-student-0001.json").read_text())
+    assert scores.keys() == {"summit"}
+    assert result["stages"][-1]["rounds"][0]["evaluation"] == scores
 
 
 def test_teachers_of_a_wave_are_asked_together(world: World) -> None:

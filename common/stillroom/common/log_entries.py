@@ -125,6 +125,8 @@ class Update(Entry):
     base_sha256: Digest | None = None
     samples: dict[str, Count] = Field(default_factory=dict)
     """Cases per parameter group."""
+    counts: dict[str, Count] = Field(default_factory=dict)
+    """Of a round of labelling: scans per label and verdict. Small ones were made 0 at the site."""
     metrics_sha256: Digest | None = None
     """Of the canonical JSON of the numbers that came with it; the numbers are in the round's record."""
 
@@ -148,6 +150,22 @@ class RoundCommitted(Entry):
     """Expected, and not counted: why."""
     epsilon: float | None = None
     """Spent so far in this stage where the study asks for differential privacy."""
+
+
+class Scored(Entry):
+    """Sites scored a model on cases of their own."""
+
+    kind: Literal["score"] = "score"
+    study: Digest
+    stage: Name
+    round: Count
+    model_sha256: Digest
+    sites: tuple[Name, ...]
+    """Who did; the numbers are in the round's record and in result.json."""
+    missing: dict[Name, Annotated[str, Field(max_length=200)]] = Field(default_factory=dict)
+    """Asked, and gave none: why."""
+    scores_sha256: Digest
+    """Of the canonical JSON of the numbers, by site."""
 
 
 class StudyFinished(Entry):
@@ -209,6 +227,7 @@ AnyEntry = Annotated[
     | RoundOpened
     | Update
     | RoundCommitted
+    | Scored
     | StudyFinished
     | Release
     | Witnessed
@@ -216,6 +235,8 @@ AnyEntry = Annotated[
     | Refused,
     Field(discriminator="kind"),
 ]
+UNSTAMPED = "1970-01-01T00:00:00.000Z"
+"""Time of an entry that is not in the log yet: it is stamped while nobody else can append."""
 _ADAPTER: TypeAdapter[Any] = TypeAdapter(AnyEntry)
 
 

@@ -19,7 +19,7 @@ import contextlib
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -30,7 +30,7 @@ from stillroom.common.errors import ResourceError, TrustError
 from stillroom.common.tlog.checkpoint import Checkpoint, open_checkpoint, sign
 from stillroom.common.tlog.folder import CHECKPOINT, LogFolder, read_checkpoint
 from stillroom.common.tlog.merkle import EMPTY, Hash, Tree, leaf_hash, verify_consistency
-from stillroom.common.tlog.note import ED25519, Note, Verifier
+from stillroom.common.tlog.note import ED25519, MOST_SIGNATURES, Note, Verifier, parse_note
 from stillroom.common.tlog.tiles import WIDTH, bundle, tile_path
 
 T = TypeVar("T")
@@ -77,8 +77,20 @@ class Log:
             ResourceError: STR-503, a disk failed; nothing or all of it is in the log, and the next
                 to open it finds out which.
         """
+        return self.append_made(lambda _head: entries)
+
+    def append_made(self, make: Callable[[Checkpoint], Sequence[bytes]]) -> range:
+        """Append what ``make`` returns, while nobody else can append; none is nothing to do.
+
+        Args:
+            make: Given the head; may read the log up to it.
+
+        Returns:
+            Indices, and what it raises: as ``append``.
+        """
         with self._locked():
             head = self._settle()
+            entries = make(head)
             if not entries:
                 return range(head.size, head.size)
             size = head.size + len(entries)
@@ -99,13 +111,17 @@ class Log:
             return range(head.size, size)
 
     def cosigned(self, note: Note) -> None:
-        """Publish the present checkpoint with the cosignatures it has gathered.
+        """Add the cosignatures of ``note`` to those of the present checkpoint.
 
         A note that is no longer about the present head is dropped.
         """
         with self._locked():
-            if Checkpoint.parse(note.text) == self._settle():
-                replace(self.folder / CHECKPOINT, note.to_bytes())
+            if Checkpoint.parse(note.text) != self._settle():
+                return
+            present = parse_note((self.folder / CHECKPOINT).read_bytes())
+            signatures = {(s.name, s.key_id): s for s in (*present.signatures, *note.signatures)}
+            together = tuple(signatures.values())[:MOST_SIGNATURES]
+            replace(self.folder / CHECKPOINT, Note(note.text, together).to_bytes())
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:

@@ -17,8 +17,9 @@ from stillroom.common.enrolment import RenewQuestion
 from stillroom.common.errors import StillroomError
 from stillroom.server.depot_api import BLOB, UPLOAD, DepotApi, answer
 from stillroom.server.enrolment import Authority, renew, utc_now
+from stillroom.server.log_api import LOG, LogApi
 from stillroom.server.starts import note_start
-from stillroom.server.store.registry import Registry
+from stillroom.server.store.registry import Note, Registry
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +35,15 @@ Handler = Callable[[str, bytes, Registry], dict[str, Any]]
 class SiteApi:
     """Routes a site's own requests to their handlers."""
 
-    def __init__(
-        self, registry: Path | None, handlers: Mapping[str, Handler], depot: DepotApi, starts: Path
+    def __init__(  # everything a site may ask for
+        self,
+        registry: Path | None,
+        handlers: Mapping[str, Handler],
+        depot: DepotApi,
+        starts: Path,
+        *,
+        note: Note | None = None,
+        log_api: LogApi | None = None,
     ) -> None:
         """Put requests where they belong.
 
@@ -44,15 +52,21 @@ class SiteApi:
             handlers: By path.
             depot: Answers about files of weights.
             starts: Where the starts of couriers are noted.
+            note: Writes into the log what changes in the registry.
+            log_api: Hands out the log; None where there is none.
         """
         self._registry, self._handlers = registry, dict(handlers) if registry else {}
         self._depot, self._starts = depot, starts
+        self._note, self._log = note, log_api
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send, site: str) -> None:
         """Answer one request of ``site``."""
         path = scope["path"].removeprefix(PREFIX)
         if path.partition("/")[0] in {BLOB, UPLOAD}:
             await self._depot(scope, receive, send, site=site, path=path)
+            return
+        if path.startswith(LOG) and self._log is not None and scope["method"] == "GET":
+            await self._log(send, path.removeprefix(LOG))
             return
         if path == ARRIVE and scope["method"] == "POST":
             await run_in_threadpool(note_start, self._starts, site)
@@ -82,7 +96,7 @@ class SiteApi:
         await answer(send, 200, said)
 
     def _handle(self, handler: Handler, site: str, body: bytes) -> dict[str, Any]:
-        with Registry(cast("Path", self._registry)) as registry:
+        with Registry(cast("Path", self._registry), note=self._note) as registry:
             return handler(site, body, registry)
 
 

@@ -47,8 +47,12 @@ from stillroom.server.door import door_app, door_context
 from stillroom.server.edge import EdgeRecord, FleetGate, PeerProtocol, cut, tls_context
 from stillroom.server.enrolment import Authority, load_consortium, open_registry
 from stillroom.server.keeper import LOOK_EVERY_S, Keeper
+from stillroom.server.log_api import COSIGN, LogApi, cosign
+from stillroom.server.logbook import Logbook, open_logbook
 from stillroom.server.membership import Members
 from stillroom.server.operator import Operator
+from stillroom.server.reconciliation import reconcile
+from stillroom.server.refusals import keep_refusals
 from stillroom.server.site_api import PREFIX, Handler, SiteApi, renewal
 from stillroom.server.store.journal import Journal
 from stillroom.server.store.registry import ENROLLED, Registry
@@ -78,11 +82,14 @@ def serve(config: ServerConfig) -> None:
     Raises:
         ResourceError: STR-501 when a port is taken.
         TrustError: STR-202 when a private key is readable by others, STR-203 when one does not
-            belong to its certificate.
+            belong to its certificate, STR-221 when the log does not continue what was promised.
         ConfigError: STR-101 when the registry or the consortium's description cannot be read.
     """
     tls = config.tls
     check_pair(load_certificate(tls.certificate), load_key(tls.private_key))
+    book = open_logbook(config)
+    if book is not None:
+        _settle_log(config, book)
     record = EdgeRecord()
     context = tls_context(tls.ca, tls.certificate, tls.private_key, record)
     config.state.mkdir(parents=True, exist_ok=True)
@@ -97,7 +104,7 @@ def serve(config: ServerConfig) -> None:
         inner = _Listener(uvicorn.Config(app, log_level="warning", access_log=False, workers=1))
         edge = _Listener(
             uvicorn.Config(
-                FleetGate(app, record, members, _site_api(config)),
+                FleetGate(app, record, members, _site_api(config, book)),
                 lifespan="off",
                 http=PeerProtocol,
                 ssl_context_factory=lambda _config, _default: context,
@@ -115,12 +122,24 @@ def serve(config: ServerConfig) -> None:
             _keep_out(edge, members, record),
             _keep_runs(config),
         ]
+        if book is not None:
+            chores.append(keep_refusals(record, book))
         if config.registry is not None:
             chores.append(_keep_in_step(config, config.registry))
         asyncio.run(_serve_all((inner, inner_socket), listeners, chores))
 
 
-def _site_api(config: ServerConfig) -> SiteApi:
+def _settle_log(config: ServerConfig, book: Logbook) -> None:
+    """Finish an append that was cut short, refuse a log that was restored, add what it lacks."""
+    with contextlib.ExitStack() as stack:
+        registry = None
+        if config.registry is not None:
+            registry = stack.enter_context(Registry(config.registry, read_only=True))
+        count = reconcile(book, load_consortium(config), registry)
+    log.info("log.settled", extra={"note": f"{book.size()} entries, {count} of them just added"})
+
+
+def _site_api(config: ServerConfig, book: Logbook | None = None) -> SiteApi:
     """What sites may ask of us; where nobody is enrolled, only about files of weights."""
     handlers: dict[str, Handler] = {f"{PREFIX}consent": consent}
     if config.consortium is not None:
@@ -128,7 +147,17 @@ def _site_api(config: ServerConfig) -> SiteApi:
     if config.tls.ca_key is not None and config.registry is not None:
         handlers[f"{PREFIX}renew"] = renewal(Authority.load(config))
     depot = DepotApi(Depot(config.depot, config.max_blob_mib << 20))
-    return SiteApi(config.registry, handlers, depot, config.arrivals)
+    if book is None:
+        return SiteApi(config.registry, handlers, depot, config.arrivals)
+    handlers[f"{PREFIX}{COSIGN}"] = cosign(book)
+    return SiteApi(
+        config.registry,
+        handlers,
+        depot,
+        config.arrivals,
+        note=book.note,
+        log_api=LogApi(config.log),
+    )
 
 
 def consent(site: str, body: bytes, registry: Registry) -> dict[str, Any]:

@@ -98,13 +98,22 @@ class LogFolder:
         """The proof of an entry under a checkpoint of this size."""
         return Proof(index, tuple(self.inclusion(index)), note)
 
+    def data(self, path: str) -> bytes:
+        """One file of the log; another way to it than a folder overrides this.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            OSError: It cannot be read.
+        """
+        return (self.folder / path).read_bytes()
+
     def _read(self, level: int | None, index: int, width: int) -> bytes:
         if not width:
             raise ValueError("there is no such tile")
         for name in dict.fromkeys((width, WIDTH)):
             # A partial tile may have been removed once the full one is there (tlog-tiles).
             try:
-                return (self.folder / tile_path(level, index, name)).read_bytes()
+                return self.data(tile_path(level, index, name))
             except FileNotFoundError:
                 continue
             except OSError as error:

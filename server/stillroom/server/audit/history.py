@@ -20,6 +20,7 @@ from stillroom.common.log_entries import (
     Release,
     RoundCommitted,
     RoundOpened,
+    Scored,
     StageOpened,
     StudyFinished,
     StudyStarted,
@@ -107,6 +108,7 @@ class History:
     releases: list[tuple[int, Release]] = field(default_factory=list)
     witnessed: list[tuple[int, Witnessed]] = field(default_factory=list)
     operators: list[tuple[int, Operator]] = field(default_factory=list)
+    scored: list[tuple[int, Scored]] = field(default_factory=list)
     refused: list[tuple[int, Refused]] = field(default_factory=list)
     strays: list[tuple[int, str]] = field(default_factory=list)
     """Entries that have no place, and why."""
@@ -145,6 +147,10 @@ def tell(entries: Iterable[tuple[int, Entry]]) -> History:
             case StudyStarted():
                 history.studies.append((index, entry))
                 _start(history, current, index, entry)
+            case Scored():
+                history.scored.append((index, entry))
+                if entry.study not in current:
+                    history.strays.append((index, "scores a model of no study before it"))
             case StageOpened() | RoundOpened() | Update() | RoundCommitted() | StudyFinished():
                 why = _place(current.get(entry.study), index, entry)
                 if why:
