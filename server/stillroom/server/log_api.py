@@ -60,9 +60,7 @@ def cosign(book: Logbook) -> Callable[[str, bytes, Registry], dict[str, Any]]:
     def handle(site: str, body: bytes, registry: Registry) -> dict[str, Any]:
         key = registry.site(site).signing_key
         if key is None:
-            raise TrustError(
-                "The site has no signing key.", fix="Enrol it again.", code="STR-206"
-            )
+            raise TrustError("The site has no signing key.", fix="Enrol it again.", code="STR-206")
         return {"size": book.cosigned.take(book.log, site, key, body).size}
 
     return handle

@@ -28,9 +28,7 @@ class Refusals:
         return Refused(time=UNSTAMPED, since=timestamp(since), reasons=dict(sorted(news.items())))
 
 
-async def keep_refusals(
-    record: EdgeRecord, book: Logbook, every_s: float = SUM_UP_EVERY_S
-) -> None:
+async def keep_refusals(record: EdgeRecord, book: Logbook, every_s: float = SUM_UP_EVERY_S) -> None:
     """Write into the log what was refused, from time to time and when the server stops."""
     refusals = Refusals(record, time.time())
     try:

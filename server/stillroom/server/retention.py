@@ -59,9 +59,9 @@ def keep_round(  # a round is all of these
         _keep(path, into / path.name)
     for site, outcome in outcomes.items():
         update = outcome.update
-        path = None if update is None else depot.received(site, update.sha256)
-        if path is not None:
-            _keep(path, into / f"{FROM}{site}")
+        sent = None if update is None else depot.received(site, update.sha256)
+        if sent is not None:
+            _keep(sent, into / f"{FROM}{site}")
     study = run / FOLDER / STUDY
     if not study.exists():
         write_durably(study, prepared.model_dump_json().encode("utf-8"))

@@ -48,7 +48,7 @@ def round_opened(
     """Sites are about to be asked; of everybody else who has agreed it says why not."""
     agreed = {s for s, word in (state.standings or {}).items() if word == "given"}
     asked = tuple(sorted(invited))
-    reasons = {site: NOT_THERE for site in agreed - set(asked)} | dict(left_out)
+    reasons = dict.fromkeys(agreed - set(asked), NOT_THERE) | dict(left_out)
     model = state.models.get(stage.name)
     return RoundOpened(
         time=UNSTAMPED,

@@ -25,11 +25,11 @@ from stillroom.server.asking import Asking, Call, Exchange, Settle
 from stillroom.server.chronicle import Chronicle
 from stillroom.server.depot import Depot
 from stillroom.server.endings import Ended, Paused, broken, disk_full, ending, stopped
+from stillroom.server.retention import keep_round
 from stillroom.server.rounds.admission import Admission, admit, admit_evaluation, without_consent
 from stillroom.server.rounds.aggregate import Aggregate
 from stillroom.server.rounds.deadline import Gathering
 from stillroom.server.rounds.memory import Memory
-from stillroom.server.retention import keep_round
 from stillroom.server.rounds.outcome import (
     Answer,
     Outcome,
@@ -314,9 +314,7 @@ class StudyRun:
 
     def _await_witnesses(self, sites: set[str]) -> None:
         quorum = self.study.study.quorum
-        self.chronicle.wait_for(
-            quorum.witnesses, sites, limit_s=quorum.deadline_s, heed=self.heed
-        )
+        self.chronicle.wait_for(quorum.witnesses, sites, limit_s=quorum.deadline_s, heed=self.heed)
 
     def _witnesses(self) -> dict[str, Any]:
         """Who has vouched for the log in which the round before stands, for a round's record."""

@@ -141,7 +141,11 @@ def _sum(  # a round is all of these
     for path in kept.glob(f"{name}.*.safetensors"):
         shutil.copyfile(path, scratch / path.name)
     total = RoundSum(
-        kept / BASE, base, prepared.stages[name].manifest, stage.exchange.encoding, stage.aggregation
+        kept / BASE,
+        base,
+        prepared.stages[name].manifest,
+        stage.exchange.encoding,
+        stage.aggregation,
     )
     for contribution in contributions:
         total.add(contribution)
