@@ -115,6 +115,8 @@ class Chronicle:
         if self.book is None or not wanted:
             return
         mine, end = set(among), time.monotonic() + limit_s
+        # Where fewer sites were asked than the study wants, all of them must.
+        wanted = min(wanted, len(mine))
         while True:
             found = mine & set(self.book.cosigned.since(self.stands))
             if len(found) >= wanted:
