@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from stillroom.common.canonical import digest, file_digest
