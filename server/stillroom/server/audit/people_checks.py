@@ -31,12 +31,11 @@ def members(case: Case) -> Iterator[Problem]:
             yield failed(where, f"Site {entry.site} was {entry.act} after {before}.")
         if entry.act == "approved" and entry.signing_key is None:
             yield failed(where, f"Site {entry.site} was approved without a signing key.")
-        known = keys.setdefault(entry.site, entry.signing_key or keys.get(entry.site, ""))
-        if entry.signing_key and known and entry.signing_key != known:
-            if last.get(entry.site) != "revoked":
-                yield failed(
-                    where, f"Site {entry.site} has another signing key, without a new approval."
-                )
+        if entry.act == "revoked":
+            keys.pop(entry.site, None)  # a new invitation brings new keys
+        elif entry.signing_key is not None:
+            if keys.setdefault(entry.site, entry.signing_key) != entry.signing_key:
+                yield failed(where, f"Site {entry.site} has another signing key, without a new approval.")
             keys[entry.site] = entry.signing_key
         last[entry.site] = entry.act
     for site, key in case.keys.items():
