@@ -157,7 +157,10 @@ def table(found: Sequence[Fault]) -> list[str]:
         "done": "the call fails and is done all the same",
         "killed": "SIGKILL before the call",
     }
-    lines = ["| at every call of a commit | tried | survived | append was in the log |", "|---|---|---|---|"]
+    lines = [
+        "| at every call of a commit | tried | survived | append was in the log |",
+        "|---|---|---|---|",
+    ]
     for way, text in words.items():
         mine = [fault for fault in found if fault.way == way]
         kept = sum(fault.committed for fault in mine)

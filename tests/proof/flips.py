@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import tampering
 
+from stillroom.common.tlog.tiles import tile, tile_path, tiles_of
 from stillroom.server.audit.case import Case
 from stillroom.server.audit.checks import CHECKS, apply
 from stillroom.server.audit.findings import Problem
@@ -24,7 +25,6 @@ from stillroom.server.audit.log_checks import (
 )
 from stillroom.server.audit.published import decode_bundle, judge_head
 from stillroom.server.audit.reading import MemoryFiles, case_of
-from stillroom.common.tlog.tiles import tile, tile_path, tiles_of
 
 HEAD_CHECKS = tuple(check for check in CHECKS if check.number in {1, 4, 6, 7})
 

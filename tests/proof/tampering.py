@@ -24,7 +24,7 @@ from stillroom.common.consortium import make_consortium, read_consortium
 from stillroom.common.errors import StillroomError
 from stillroom.common.pki.issue import make_ca
 from stillroom.common.signing import public_key_hex
-from stillroom.common.tlog.checkpoint import Checkpoint, cosign, sign
+from stillroom.common.tlog.checkpoint import Checkpoint, sign
 from stillroom.common.tlog.merkle import Tree, leaf_hash
 from stillroom.common.tlog.note import Note, Signature, parse_note
 from stillroom.common.tlog.proof import Proof
@@ -127,7 +127,11 @@ def detected(one: Attack, bench: Bench) -> Finding | None:
     try:
         findings = one.make(bench).findings()
     except StillroomError as error:
-        return Finding(0, error.code, "FAILED", "consortium.json", error.what) if 0 in one.caught_by else None
+        return (
+            Finding(0, error.code, "FAILED", "consortium.json", error.what)
+            if 0 in one.caught_by
+            else None
+        )
     wanted = [f for f in findings if f.result == one.result and f.number in one.caught_by]
     return wanted[0] if wanted else None
 
@@ -152,7 +156,9 @@ def with_release(bench: Bench) -> Bench:
     return replace(bench, release={name: files.read(name) or b"" for name in files.names()})
 
 
-def forged(bench: Bench, entries: Sequence[bytes], *, log_key: Ed25519PrivateKey | None = None) -> Bench:
+def forged(
+    bench: Bench, entries: Sequence[bytes], *, log_key: Ed25519PrivateKey | None = None
+) -> Bench:
     """Another log in its place: without the log's key under the old checkpoint, or signed with it."""
     old = bench.files["checkpoint"]
     files = files_in_memory(bench.world, entries, log_key or key("nobody"))
@@ -184,7 +190,9 @@ def _head(world: World, tree: Tree) -> Note:
     return sign(Checkpoint(world.origin, len(tree), tree.root()), world.log_key)
 
 
-def edited(entries: Entries, kind: type[said.Entry], where: dict[str, Any], **change: Any) -> Entries:
+def edited(
+    entries: Entries, kind: type[said.Entry], where: dict[str, Any], **change: Any
+) -> Entries:
     """The first entry of a kind that matches, changed."""
     at = position(entries, kind, **where)
     fresh = entries[at].model_copy(update=change)
@@ -277,7 +285,13 @@ def _(bench: Bench) -> Bench:
     operator = key("operator").public_key()
     log_key = key("attacker")
     raw = make_consortium(
-        world_of.NAME, ca, ca_key, {"Ada": operator}, key("operator"), now, log_key=log_key.public_key()
+        world_of.NAME,
+        ca,
+        ca_key,
+        {"Ada": operator},
+        key("operator"),
+        now,
+        log_key=log_key.public_key(),
     )
     return replace(forged(bench, _some(bench), log_key=log_key), raw=raw)
 
@@ -319,7 +333,9 @@ def _(bench: Bench) -> Bench:
 def _(bench: Bench) -> Bench:
     note = parse_note(bench.files["checkpoint"])
     old = bench.world.heads[max(bench.world.heads)]
-    bench.files["checkpoint"] = Note(note.text, (note.signatures[0], *old.signatures[1:])).to_bytes()
+    bench.files["checkpoint"] = Note(
+        note.text, (note.signatures[0], *old.signatures[1:])
+    ).to_bytes()
     return bench
 
 
@@ -428,7 +444,9 @@ def _own_witnesses(bench: Bench) -> Bench:
                 changed = {"signing_key": public_key_hex(mine[entry.site])}
                 fresh.append(entry.model_copy(update=changed))
             elif isinstance(entry, said.Consent) and entry.act == "given":
-                record = give(mine[entry.site], study=STUDY_SHA256, site=entry.site, now=1_772_438_400)
+                record = give(
+                    mine[entry.site], study=STUDY_SHA256, site=entry.site, now=1_772_438_400
+                )
                 text = record_bytes(record).decode()
                 fresh.append(entry.model_copy(update={"record": text}))
             elif not isinstance(entry, said.Consent):
@@ -472,7 +490,9 @@ def _(entries: Entries) -> Entries:
 def _(entries: Entries) -> Entries:
     fresh = edited(entries, said.RoundOpened, COUNTED, invited=("lake", "river"))
     fresh = without(fresh, said.Update, **NORTH)
-    return edited(fresh, said.RoundCommitted, COUNTED, order=("lake", "river"), expected=("lake", "river"))
+    return edited(
+        fresh, said.RoundCommitted, COUNTED, order=("lake", "river"), expected=("lake", "river")
+    )
 
 
 @lie("a participant asked, missing, and nothing said of it", 36)
@@ -520,7 +540,9 @@ def _(entries: Entries) -> Entries:
 
 @lie("a whole round left out", 30)
 def _(entries: Entries) -> Entries:
-    return [e for e in entries if (getattr(e, "stage", ""), getattr(e, "round", 0)) != ("distil", 3)]
+    return [
+        e for e in entries if (getattr(e, "stage", ""), getattr(e, "round", 0)) != ("distil", 3)
+    ]
 
 
 @lie("a round committed twice", 23)
@@ -744,7 +766,12 @@ RELEASE = [
     ("a file added to the release", (44,), "bundle/evil.py", lambda _: b"print()"),
     ("another study in the release", (42,), "study.json", lambda data: data + b" "),
     ("statement altered", (43,), attestation.STATEMENT_FILE, lambda d: d.replace(b"tavi", b"mitr")),
-    ("the release brings another entry", (40,), attestation.ENTRY_FILE, lambda d: d.replace(b"-1", b"-2")),
+    (
+        "the release brings another entry",
+        (40,),
+        attestation.ENTRY_FILE,
+        lambda d: d.replace(b"-1", b"-2"),
+    ),
     ("proof altered", (41,), attestation.PROOF_FILE, lambda d: d.replace(b"index 9", b"index 8")),
 ]
 for _name, _numbers, _file, _change in RELEASE:
@@ -770,7 +797,9 @@ def _(bench: Bench) -> Bench:
     return bench
 
 
-def _released(bench: Bench, change: Callable[[attestation.Statement], attestation.Statement], **entry: Any) -> Bench:
+def _released(
+    bench: Bench, change: Callable[[attestation.Statement], attestation.Statement], **entry: Any
+) -> Bench:
     """A server that lies about the release in the log itself."""
     bench = with_release(bench)
     assert bench.release is not None
@@ -803,7 +832,9 @@ def _(bench: Bench) -> Bench:
 def _(bench: Bench) -> Bench:
     def change(statement: attestation.Statement) -> attestation.Statement:
         stages = tuple(
-            stage.model_copy(update={"updates": tuple(u for u in stage.updates if u.site != "north")})
+            stage.model_copy(
+                update={"updates": tuple(u for u in stage.updates if u.site != "north")}
+            )
             for stage in statement.predicate.stages
         )
         predicate = statement.predicate.model_copy(update={"stages": stages})

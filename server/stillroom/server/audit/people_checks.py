@@ -35,7 +35,9 @@ def members(case: Case) -> Iterator[Problem]:
             keys.pop(entry.site, None)  # a new invitation brings new keys
         elif entry.signing_key is not None:
             if keys.setdefault(entry.site, entry.signing_key) != entry.signing_key:
-                yield failed(where, f"Site {entry.site} has another signing key, without a new approval.")
+                yield failed(
+                    where, f"Site {entry.site} has another signing key, without a new approval."
+                )
             keys[entry.site] = entry.signing_key
         last[entry.site] = entry.act
     for site, key in case.keys.items():
