@@ -97,7 +97,7 @@ def entries(folder: Path, size: int) -> list[bytes]:
     while len(found) < size:
         width = min(256, size - len(found))
         data = (folder / "tile" / "entries" / path_of(len(found) // 256, width)).read_bytes()
-        at = before = 0
+        at = 0
         before = len(found)
         while at < len(data):
             length = data[at] * 256 + data[at + 1]
@@ -186,10 +186,6 @@ if __name__ == "__main__":
     result = verify(Path(where), log_name, bytes.fromhex(log_key), keys)
     sys.stdout.write("".join(f"{name}: {value!r}\n" for name, value in result.items()))
     if proof:
-        index = check_proof(
-            Path(proof[0]).read_bytes(),
-            Path(proof[1]).read_bytes(),
-            log_name,
-            bytes.fromhex(log_key),
-        )
+        data, entry = (Path(name).read_bytes() for name in proof)
+        index = check_proof(data, entry, log_name, bytes.fromhex(log_key))
         sys.stdout.write(f"proof: entry {index}\n")

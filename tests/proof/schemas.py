@@ -234,7 +234,8 @@ RULES: Mapping[str, Rule] = {
     "ParticipantObjectIdentification": Rule(
         {"ParticipantObjectID": (r".+", True), "ParticipantObjectTypeCode": ("[1-4]", False),
          "ParticipantObjectTypeCodeRole": ("[1-9]|1[0-9]|2[0-6]", False),
-         "ParticipantObjectDataLifeCycle": ("[1-9]|1[0-5]", False), "ParticipantObjectSensitivity": (TOKEN, False)},
+         "ParticipantObjectDataLifeCycle": ("[1-9]|1[0-5]", False),
+         "ParticipantObjectSensitivity": (TOKEN, False)},
         (("ParticipantObjectIDTypeCode", 1, 1), ("ParticipantObjectName", 0, 1),
          ("ParticipantObjectDetail", 0, None)),
     ),

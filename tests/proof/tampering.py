@@ -670,8 +670,7 @@ def _(entries: Entries) -> Entries:
 def _(bench: Bench) -> Bench:
     entries = _some(bench)
     entries[-1] = entries[-1].replace(b'":"', b'": "', 1)
-    again = forged(bench, entries, log_key=bench.world.log_key)
-    return again
+    return forged(bench, entries, log_key=bench.world.log_key)
 
 
 # Ledger and log disagree -----------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The pages of docs/reference that are made from the code: error codes and configuration keys.
+"""The pages of docs/reference that are made from the code: codes, keys, the log's entries.
 
 ``python -m stillroom.deploy.reference`` writes them; with ``--check`` it refuses stale ones.
 """
@@ -15,6 +15,7 @@ from pydantic_core import PydanticUndefined
 from stillroom.client.config import SiteConfig
 from stillroom.common.errors import CODES
 from stillroom.common.study import Study
+from stillroom.deploy.log_page import log_page, log_schema
 from stillroom.server.config import ServerConfig
 
 FOLDER = Path("docs/reference")
@@ -31,6 +32,8 @@ def pages() -> dict[str, str]:
     """File name -> text of every generated page."""
     return {
         "errors.md": _errors(),
+        "log.md": log_page(),
+        "log-schema.json": log_schema(),
         "study-file.md": _model(
             Study,
             "The study file",

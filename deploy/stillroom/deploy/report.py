@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from stillroom.common.canonical import file_digest
+from stillroom.common.markup import Child, Html, join, moment, plural, tag
 from stillroom.common.tensorfile import write_durably
 from stillroom.deploy.report_parts.curves import chart
-from stillroom.common.markup import Child, Html, join, moment, plural, tag
 from stillroom.deploy.report_parts.participation import banner, exceptions, matrix, timeline
 from stillroom.deploy.report_parts.prose import headline, lede, stats
 from stillroom.deploy.report_parts.reading import (
