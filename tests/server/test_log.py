@@ -3,25 +3,20 @@
 import itertools
 import os
 import shutil
-import signal
-import types
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from stillroom.common.errors import ResourceError, TrustError
+from stillroom.common.errors import TrustError
 from stillroom.common.tlog.checkpoint import cosign, cosignatures
 from stillroom.common.tlog.folder import LogFolder, read_checkpoint
 from stillroom.common.tlog.merkle import Tree, leaf_hash, verify_consistency
 from stillroom.common.tlog.note import COSIGNATURE, Note, Verifier
 from stillroom.common.tlog.tiles import tile, tile_path, tiles_of
-from stillroom.server import log as log_module
 from stillroom.server.log import Log, published
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
-CALLS = ("open", "write", "fsync", "replace", "close", "mkdir")
 
 
 @pytest.fixture
@@ -146,93 +141,18 @@ def test_damaged_tiles_are_not_signed_over(log: Log) -> None:
     assert log.guard.read_bytes() == before
 
 
-def faulty(number: int, *, before: bool, act: Callable[[], None]) -> types.SimpleNamespace:
-    """``os``, whose call ``number`` of those a commit makes does ``act``, before or after itself."""
-    left = [number]
+def test_partial_tiles_go_when_the_full_one_is_there(log: Log) -> None:
+    """Else a log would keep every width its last tile ever had; earlier heads read the full ones."""
+    log.append(entries(0, 250))
+    head = log.head()
+    log.append(entries(250, 255))
+    assert (log.folder / tile_path(0, 0, 250)).exists()
+    log.append(entries(255, 600))
 
-    def wrap(name: str) -> Callable[..., object]:
-        real = getattr(os, name)
-
-        def call(*arguments: object, **options: object) -> object:
-            left[0] -= 1
-            # Linux frees a descriptor even when close fails, so that one only fails afterwards.
-            if left[0] == 0 and before and name != "close":
-                act()
-            result = real(*arguments, **options)
-            if left[0] == 0 and (name == "close" or not before):
-                act()
-            return result
-
-        return call
-
-    names = {name: getattr(os, name) for name in dir(os)}
-    return types.SimpleNamespace(**{**names, **{name: wrap(name) for name in CALLS}}, left=left)
-
-
-def fail() -> None:
-    raise OSError(28, "No space left on device")
-
-
-def calls_of_an_append(log: Log, monkeypatch: pytest.MonkeyPatch, new: list[bytes]) -> int:
-    counting = faulty(10**9, before=True, act=fail)
-    with monkeypatch.context() as patch:
-        patch.setattr(log_module, "os", counting)
-        log.append(new)
-    return 10**9 - int(counting.left[0])
-
-
-@pytest.mark.parametrize("before", [True, False], ids=["fail-and-lose", "fail-and-persist"])
-def test_every_call_of_a_commit_may_fail(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, before: bool
-) -> None:
-    """A disk that fails at any call leaves a log that is whole, and has all of an append or none."""
-    old, new = entries(0, 250), entries(250, 260)
-    rehearsal = Log(tmp_path / "r" / "log", tmp_path / "r" / "guard", "o", KEY)
-    rehearsal.append(old)
-    count = calls_of_an_append(rehearsal, monkeypatch, new)
-    assert count > 30
-    for number in range(1, count + 1):
-        log = Log(tmp_path / str(number) / "log", tmp_path / str(number) / "guard", "o", KEY)
-        log.append(old)
-        with monkeypatch.context() as patch:
-            patch.setattr(log_module, "os", faulty(number, before=before, act=fail))
-            try:
-                log.append(new)
-                failed = False
-            except (ResourceError, OSError):
-                failed = True
-        log.head()
-        found = check(log)
-        assert found in (old, old + new)
-        assert failed or found == old + new
-        log.append([b"after"])
-        assert check(log) == [*found, b"after"]
-
-
-def test_killed_between_any_two_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SIGKILL before any call of a commit: the next to open the log finds it whole."""
-    old, new = entries(0, 250), entries(250, 260)
-    rehearsal = Log(tmp_path / "r" / "log", tmp_path / "r" / "guard", "o", KEY)
-    rehearsal.append(old)
-    count = calls_of_an_append(rehearsal, monkeypatch, new)
-    whole = 0
-    for number in range(1, count + 1):
-        log = Log(tmp_path / str(number) / "log", tmp_path / str(number) / "guard", "o", KEY)
-        log.append(old)
-        child = os.fork()
-        if child == 0:
-            kill = lambda: os.kill(os.getpid(), signal.SIGKILL)  # noqa: E731
-            log_module.os = faulty(number, before=True, act=kill)  # type: ignore[assignment]
-            log.append(new)
-            os._exit(0)
-        _, status = os.waitpid(child, 0)
-        assert os.WIFSIGNALED(status)
-        log.head()
-        found = check(log)
-        assert found in (old, old + new)
-        whole += found == old + new
-        log.append([b"after"])
-    assert 0 < whole < count
+    assert not (log.folder / "tile/0/000.p").exists()
+    assert not (log.folder / "tile/entries/000.p").exists()
+    assert LogFolder(log.folder, head.size).root() == head.root
+    assert check(log) == entries(0, 600)
 
 
 def test_two_processes_append_one_after_the_other(log: Log) -> None:

@@ -38,6 +38,7 @@ class ConsortiumOpened(Entry):
 
     kind: Literal["consortium"] = "consortium"
     version: Count
+    """Its time of issue, seconds since the epoch: a later description has a later one."""
     sha256: Digest
     """Of consortium.json."""
 
@@ -47,7 +48,9 @@ class Member(Entry):
 
     kind: Literal["member"] = "member"
     site: Name
+    """Its name, as in its certificate."""
     act: Literal["invited", "approved", "renewed", "revoked"]
+    """What happened to it."""
     certificate_sha256: Digest | None = None
     """Of the certificate it has from now on."""
     signing_key: Digest | None = None
@@ -59,8 +62,11 @@ class Consent(Entry):
 
     kind: Literal["consent"] = "consent"
     site: Name
+    """Whose word it is."""
     study: Digest
+    """Digest of the study."""
     act: Literal["given", "withdrawn"]
+    """What it says."""
     record: Annotated[str, Field(max_length=4096)]
     """The signed record itself, so that anybody can verify it."""
 
@@ -70,9 +76,13 @@ class StudyStarted(Entry):
 
     kind: Literal["study"] = "study"
     study: Digest
+    """Digest of the study."""
     name: Name
+    """The study's name, for people."""
     run: Name
+    """The run's name: a study may be run more than once."""
     act: Literal["started", "resumed", "stopped"]
+    """What happened to the run."""
     signature: Annotated[str, Field(max_length=4096)] = ""
     """``study.sig``: the operator's signature over the digest."""
     witnesses: Count = 0
@@ -84,9 +94,13 @@ class StageOpened(Entry):
 
     kind: Literal["stage"] = "stage"
     study: Digest
+    """Digest of the study."""
     stage: Name
+    """Its name in the study."""
     recipe: Name
+    """What it does: ``teach``, ``localise``, ``pseudolabel`` or ``distil``."""
     rounds: Count
+    """How many it will have."""
     initial_sha256: Digest | None = None
     """Of the weights it starts from; None for a stage that exchanges none."""
     teachers: dict[Name, Digest] = Field(default_factory=dict)
@@ -98,13 +112,17 @@ class RoundOpened(Entry):
 
     kind: Literal["round"] = "round"
     study: Digest
+    """Digest of the study."""
     stage: Name
+    """Name of the stage."""
     round: Count
+    """From 1."""
     base_sha256: Digest | None = None
     """Of the global model that was sent."""
     invited: tuple[Name, ...]
+    """Sites that were asked."""
     left_out: dict[Name, Annotated[str, Field(max_length=200)]] = Field(default_factory=dict)
-    """Site -> why it was not asked."""
+    """Site -> why it was not asked: every member that has consented is here or among the invited."""
 
 
 class Update(Entry):
@@ -112,17 +130,25 @@ class Update(Entry):
 
     kind: Literal["update"] = "update"
     study: Digest
+    """Digest of the study."""
     stage: Name
+    """Name of the stage."""
     round: Count
+    """From 1."""
     site: Name
+    """Whose answer it is."""
     status: Literal["admitted", "refused", "failed", "late"]
+    """``admitted`` counts; ``refused`` broke a rule; ``failed``: the site said it could not; ``late``."""
     code: Code | None = None
     """Why it does not count."""
     sha256: Digest | None = None
     """Of the file that left the site."""
     bytes: Count = 0
+    """Of that file."""
     encoding: Name = ""
+    """How its numbers are written."""
     base_sha256: Digest | None = None
+    """Of the model it was made from."""
     samples: dict[str, Count] = Field(default_factory=dict)
     """Cases per parameter group."""
     counts: dict[str, Count] = Field(default_factory=dict)
@@ -136,16 +162,21 @@ class RoundCommitted(Entry):
 
     kind: Literal["commit"] = "commit"
     study: Digest
+    """Digest of the study."""
     stage: Name
+    """Name of the stage."""
     round: Count
+    """From 1."""
     order: tuple[Name, ...]
     """Sites in the order in which they were summed."""
     totals: dict[str, Count] = Field(default_factory=dict)
     """Cases per group over all of them."""
     model_sha256: Digest | None = None
+    """Of the new global model; None in a stage that exchanges no weights."""
     record_sha256: Digest
     """Of the round's record, ``round-<stage>-<number>.json``."""
     expected: tuple[Name, ...]
+    """Sites whose work belongs in this round."""
     missing: dict[Name, Annotated[str, Field(max_length=200)]] = Field(default_factory=dict)
     """Expected, and not counted: why."""
     epsilon: float | None = None
@@ -173,10 +204,15 @@ class StudyFinished(Entry):
 
     kind: Literal["finish"] = "finish"
     study: Digest
+    """Digest of the study."""
     run: Name
+    """The run's name."""
     status: Literal["completed", "failed"]
+    """How it ended."""
     code: Code | None = None
+    """Why it failed."""
     complete_participation: bool
+    """Whether everybody who was expected counted in every round."""
     models: dict[Name, Digest] = Field(default_factory=dict)
     """Stage -> digest of its last model."""
     result_sha256: Digest
@@ -188,10 +224,13 @@ class Release(Entry):
 
     kind: Literal["release"] = "release"
     study: Digest
+    """Digest of the study."""
     name: Name
+    """The release's name."""
     statement_sha256: Digest
     """Of its in-toto statement."""
     student_sha256: Digest
+    """Of ``model.safetensors``."""
 
 
 class Witnessed(Entry):
@@ -207,7 +246,9 @@ class Operator(Entry):
 
     kind: Literal["operator"] = "operator"
     act: Annotated[str, Field(max_length=80)]
+    """What was done."""
     subject: Annotated[str, Field(max_length=120)] = ""
+    """To what."""
 
 
 class Refused(Entry):
@@ -215,7 +256,9 @@ class Refused(Entry):
 
     kind: Literal["refused"] = "refused"
     since: Time
+    """Time of the entry before, or of the server's start."""
     reasons: dict[Name, Count]
+    """Reason -> how often."""
 
 
 AnyEntry = Annotated[

@@ -8,7 +8,7 @@ from stillroom.common.log_entries import timestamp
 from stillroom.common.tlog.folder import CHECKPOINT
 from stillroom.common.tlog.merkle import Hash, Tree, leaf_hash
 from stillroom.common.tlog.tiles import WIDTH, bundle, tile, tile_path, tiles_of
-from stillroom.server.audit.case import Case
+from stillroom.server.audit.case import Case, Told
 from stillroom.server.audit.findings import Problem, failed, said, warned
 from stillroom.server.audit.published import FULL, PARTIAL, Bundle, judge_head
 
@@ -27,7 +27,7 @@ def checkpoint(case: Case) -> Iterator[Problem]:
         )
 
 
-def bundles(case: Case) -> Iterator[Problem]:
+def bundles(case: Told) -> Iterator[Problem]:
     """2: every bundle is there and each of its entries is the one that was hashed."""
     files = case.contents.files
     for number, found in enumerate(case.contents.bundles):
@@ -51,7 +51,7 @@ def bundle_problems(number: int, found: Bundle, hashes: bytes | None) -> Iterato
             yield failed(f"entry {index} ({found.name})", what)
 
 
-def tiles(case: Case) -> Iterator[Problem]:
+def tiles(case: Told) -> Iterator[Problem]:
     """3: every tile of hashes is there and is what the entries give."""
     tree = case.contents.tree
     for level, index, width in tiles_of(case.contents.size if case.contents.bundles else 0):
@@ -76,7 +76,7 @@ def tile_problems(name: str, data: bytes | None, expected: bytes) -> Iterator[Pr
         yield failed(f"{name}, hash {at}", "It is not the hash that the entries below give.")
 
 
-def root(case: Case) -> Iterator[Problem]:
+def root(case: Told) -> Iterator[Problem]:
     """4: the root of the entries is the one that was signed."""
     head, tree = case.contents.head, case.contents.tree
     if head is None:
@@ -88,7 +88,7 @@ def root(case: Case) -> Iterator[Problem]:
         yield failed(CHECKPOINT, what)
 
 
-def leftovers(case: Case) -> Iterator[Problem]:
+def leftovers(case: Told) -> Iterator[Problem]:
     """5: no other file, and earlier forms of a tile say the same as its present one."""
     size, tree, raw = case.contents.size, case.contents.tree, case.contents.raw
     expected = {tile_path(level, n, width) for level, n, width in tiles_of(size)}

@@ -31,9 +31,10 @@ def members(case: Case) -> Iterator[Problem]:
             yield failed(where, f"Site {entry.site} was {entry.act} after {before}.")
         if entry.act == "approved" and entry.signing_key is None:
             yield failed(where, f"Site {entry.site} was approved without a signing key.")
-        known = keys.setdefault(entry.site, entry.signing_key or keys.get(entry.site, ""))
-        if entry.signing_key and known and entry.signing_key != known:
-            if last.get(entry.site) != "revoked":
+        if entry.act == "revoked":
+            keys.pop(entry.site, None)  # a new invitation brings new keys
+        elif entry.signing_key is not None:
+            if keys.setdefault(entry.site, entry.signing_key) != entry.signing_key:
                 yield failed(
                     where, f"Site {entry.site} has another signing key, without a new approval."
                 )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from stillroom.common.canonical import file_digest
 from stillroom.common.errors import ContractError
 from stillroom.common.log_entries import Entry, parse_entry
 from stillroom.common.tlog.checkpoint import Checkpoint
@@ -29,6 +30,10 @@ class Files(Protocol):
         """Its bytes; None when it is absent or cannot be read."""
         ...
 
+    def digest(self, name: str) -> str | None:
+        """SHA-256 of its bytes, however many, in hex; None as ``read``."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class FolderFiles:
@@ -46,6 +51,14 @@ class FolderFiles:
         path = self.folder / name
         try:
             return None if path.is_symlink() else path.read_bytes()
+        except OSError:
+            return None
+
+    def digest(self, name: str) -> str | None:
+        """As ``Files.digest``."""
+        path = self.folder / name
+        try:
+            return None if path.is_symlink() else file_digest(path)
         except OSError:
             return None
 

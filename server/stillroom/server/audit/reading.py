@@ -1,5 +1,6 @@
 """Reading what an auditor was given: the one place of the audit that opens files."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,6 +53,11 @@ class MemoryFiles:
     def read(self, name: str) -> bytes | None:
         """As ``Files.read``."""
         return self.data.get(name)
+
+    def digest(self, name: str) -> str | None:
+        """As ``Files.digest``."""
+        data = self.data.get(name)
+        return None if data is None else hashlib.sha256(data).hexdigest()
 
 
 def open_case(given: Given) -> Case:

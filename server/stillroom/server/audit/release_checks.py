@@ -1,6 +1,5 @@
 """Checks 40 to 45: does a release follow from the log? Pure."""
 
-import hashlib
 from collections.abc import Iterator
 
 from stillroom.common.errors import ContractError
@@ -114,7 +113,7 @@ def _student(case: Case, files: Files) -> Iterator[Problem]:
     if entry is None:
         yield failed(ENTRY_FILE, "Without its entry nobody knows which weights these should be.")
         return
-    digest = _sha256(files, WEIGHTS)
+    digest = files.digest(WEIGHTS)
     if digest != entry.student_sha256:
         what = "The weights are not those that the log's entry names: they were changed."
         yield failed(WEIGHTS, what if digest else "The weights are missing.")
@@ -126,7 +125,7 @@ def _student(case: Case, files: Files) -> Iterator[Problem]:
         yield failed(f"run {run.started.run}", what)
     else:
         yield said(WEIGHTS, f"The weights are the last model of run {run.started.run}.")
-    if _sha256(files, STUDY) != entry.study:
+    if files.digest(STUDY) != entry.study:
         yield failed(STUDY, "It is not the study that the log's entry names.")
 
 
@@ -139,7 +138,7 @@ def _stated(files: Files) -> Iterator[Problem]:
     entry = entry_of(files)
     if _statement(files) is None:
         yield failed(STATEMENT_FILE, "There is no statement, or it is not one of ours.")
-    elif entry is None or _sha256(files, STATEMENT_FILE) != entry.statement_sha256:
+    elif entry is None or files.digest(STATEMENT_FILE) != entry.statement_sha256:
         yield failed(STATEMENT_FILE, "It is not the statement that the log's entry names.")
 
 
@@ -154,7 +153,7 @@ def _subjects(files: Files) -> Iterator[Problem]:
         yield failed(STATEMENT_FILE, "Without a statement no file can be compared.")
         return
     names = [name for name in files.names() if not name.startswith(FOLDER + "/")]
-    found = {name: _sha256(files, name) or "" for name in names}
+    found = {name: files.digest(name) or "" for name in names}
     for where, what in subject_problems(statement, found):
         yield failed(where, what)
     yield said("", f"{len(names)} files were compared.")
@@ -177,8 +176,3 @@ def _materials(case: Case, files: Files) -> Iterator[Problem]:
         yield failed(STATEMENT_FILE, what)
     updates = sum(len(stage.updates) for stage in statement.predicate.stages)
     yield said("", f"{updates} updates of {len(statement.predicate.stages)} stages went in.")
-
-
-def _sha256(files: Files, name: str) -> str | None:
-    data = files.read(name)
-    return None if data is None else hashlib.sha256(data).hexdigest()

@@ -237,5 +237,7 @@ def _updates(case: Case) -> Iterator[tuple[int, Update]]:
 def _table(names: Sequence[str], rows: Sequence[Html]) -> Html:
     if not rows:
         return tag("p", "None.", class_="quiet")
-    head = tag("thead", tag("tr", [tag("th", name) for name in names]))
+    number = {"Entry", "Round", "Size"}
+    cells = [tag("th", name, class_="num" if name in number else None) for name in names]
+    head = tag("thead", tag("tr", cells))
     return tag("div", tag("table", head, tag("tbody", rows)), class_="scroll")

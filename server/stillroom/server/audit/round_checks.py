@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from stillroom.common.log_entries import Update
+from stillroom.common.markup import plural
 from stillroom.server.audit.case import Case
 from stillroom.server.audit.findings import Problem, failed, said, warned
 from stillroom.server.audit.history import Round, Run, Stage
@@ -177,7 +178,7 @@ def participation(case: Case) -> Iterator[Problem]:
         for site, why in commit.missing.items():
             gaps[site, why] += 1
     for (site, why), count in sorted(gaps.items()):
-        yield warned(f"site {site}", f"Expected and not counted in {count} rounds: {why}")
+        yield warned(f"site {site}", f"Expected and not counted in {plural(count, 'round')}: {why}")
     yield from _unmentioned(case)
     if partial:
         yield warned("", f"{partial} of {total} rounds are a result from a subset of the sites.")
