@@ -15,11 +15,7 @@ export STILLROOM_TEST_DATA := $(abspath ../shared/data)
 endif
 endif
 
-<<<<<<< HEAD
-.PHONY: help install demo test check format docs bench chaos boundary constraints clean
-=======
-.PHONY: help install demo test check format docs bench boundary proof constraints clean
->>>>>>> proof
+.PHONY: help install demo test check format docs bench chaos boundary proof constraints clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14

@@ -15,11 +15,8 @@ from pydantic_core import PydanticUndefined
 from stillroom.client.config import SiteConfig
 from stillroom.common.errors import CODES
 from stillroom.common.study import Study
-<<<<<<< HEAD
 from stillroom.deploy.ledger_page import ledger_page
-=======
 from stillroom.deploy.log_page import log_page, log_schema
->>>>>>> proof
 from stillroom.server.config import ServerConfig
 
 FOLDER = Path("docs/reference")
@@ -36,12 +33,9 @@ def pages() -> dict[str, str]:
     """File name -> text of every generated page."""
     return {
         "errors.md": _errors(),
-<<<<<<< HEAD
         "ledger.md": ledger_page(),
-=======
         "log.md": log_page(),
         "log-schema.json": log_schema(),
->>>>>>> proof
         "study-file.md": _model(
             Study,
             "The study file",
