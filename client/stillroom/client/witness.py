@@ -37,7 +37,7 @@ from stillroom.common.tlog.proof import Proof
 log = logging.getLogger(__name__)
 
 FOLDER, STOPPED, SHOWN = "witness", "stopped", "shown"
-SOON_S, LATER_S = 5.0, 300.0
+SOON_S, LATER_S = 3.0, 300.0
 """When an idle courier looks at the log again: after an update has left; otherwise."""
 
 
@@ -113,13 +113,15 @@ class Witness:
         if consortium.log_key_hex is None:
             return
         verifier = log_verifier(consortium)
-        self._looked, self._sent = time.monotonic(), False
+        self._looked = time.monotonic()
         data = self.line.published(CHECKPOINT)
         try:
             new, note = open_checkpoint(data or b"", verifier)
         except ValueError:
             self._stop(data, "It shows no checkpoint that the log's key has signed.")
         kept = self._kept(verifier)
+        # A log that has just grown is about to grow again: a round's end, a study's.
+        self._sent = kept is None or kept[0] != new
         if kept is None or kept[0] != new:
             self._follow(None if kept is None else kept[0], new, note)
             # Kept before anybody hears of it: what this site has vouched for, it remembers.

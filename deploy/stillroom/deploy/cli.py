@@ -75,6 +75,7 @@ def rehearse(
 
 def _publish(layout: Any, study: Any, outcome: Any) -> None:
     from stillroom.deploy.consortium_files import logbook
+    from stillroom.deploy.local_site import look_again
     from stillroom.deploy.report import write_report
     from stillroom.deploy.summary import draw_overlays, write_summary
     from stillroom.server.release_proof import prove_release
@@ -83,7 +84,13 @@ def _publish(layout: Any, study: Any, outcome: Any) -> None:
     summary = write_summary(layout, outcome)
     release(layout.study, layout.run, layout.out / "release", run=summary)
     book = logbook(layout)
-    prove_release(book, layout.out / "release", summary["study_digest"])
+    prove_release(
+        book,
+        layout.out / "release",
+        summary["study_digest"],
+        settle=lambda: look_again(layout, [hospital.name for hospital in outcome.hospitals], book),
+    )
+    summary = write_summary(layout, outcome)
     overlays = draw_overlays(layout, outcome, study, summary["student"]["stage"])
     write_report(
         layout.out / "report.html",

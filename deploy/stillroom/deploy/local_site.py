@@ -1,5 +1,6 @@
 """One site of a rehearsal in one process: a courier and a runner without anything between them."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from stillroom.common.pki.files import load_signing_key
 from stillroom.common.signing import public_key_hex
 from stillroom.common.tensorfile import PIECE
 from stillroom.common.update import check_task
+from stillroom.deploy.consortium_files import Layout
 from stillroom.server.depot import Depot
 from stillroom.server.logbook import Logbook
 
@@ -135,6 +137,14 @@ class LocalLine:
         """Hand in a cosigned checkpoint."""
         self.book.cosigned.take(self.book.log, self.site, self.key, note)
         return True
+
+
+def look_again(layout: Layout, sites: Iterable[str], book: Logbook) -> None:
+    """Every site looks at the log once more, as its courier would within minutes."""
+    for name in sites:
+        witness = _witness(SiteConfig.load(layout.site_config(name)), book)
+        if witness is not None:
+            witness.look()
 
 
 def _witness(config: SiteConfig, book: Logbook) -> Witness | None:

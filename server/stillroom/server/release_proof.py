@@ -5,6 +5,7 @@ and is durable before the proof is written; the proof is of that entry, under th
 """
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 from stillroom.common.canonical import file_digest
@@ -24,7 +25,14 @@ from stillroom.server.audit.history import tell
 from stillroom.server.logbook import Logbook
 
 
-def prove_release(book: Logbook, release: Path, study: str, *, run: str | None = None) -> int:
+def prove_release(
+    book: Logbook,
+    release: Path,
+    study: str,
+    *,
+    run: str | None = None,
+    settle: Callable[[], None] = lambda: None,
+) -> int:
     """Write ``proof/`` into a release that is otherwise complete.
 
     Args:
@@ -32,6 +40,7 @@ def prove_release(book: Logbook, release: Path, study: str, *, run: str | None =
         release: Its folder.
         study: Digest of the study.
         run: Name of the run; the study's last one when left out.
+        settle: Called between entry and proof; may wait for sites to cosign the log.
 
     Returns:
         The index of the log's entry.
@@ -59,6 +68,7 @@ def prove_release(book: Logbook, release: Path, study: str, *, run: str | None =
             student_sha256=predicate.student_sha256,
         )
     )
+    settle()
     head, note = read_checkpoint(book.log.folder, book.log.verifier)
     folder = LogFolder(book.log.folder, head.size)
     (release / FOLDER).mkdir(exist_ok=True)

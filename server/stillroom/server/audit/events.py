@@ -16,6 +16,7 @@ from stillroom.common.log_entries import (
     Release,
     RoundCommitted,
     RoundOpened,
+    Scored,
     StageOpened,
     StudyFinished,
     StudyStarted,
@@ -135,6 +136,7 @@ _CODES: Mapping[str, tuple[str, str, Action]] = {
     "round": ("110106", "", "R"),
     "update": ("110107", "", "C"),
     "commit": ("110100", "", "C"),
+    "score": ("110107", "", "C"),
     "finish": ("110100", "110121", "E"),
     "release": ("110106", "", "R"),
     "witness": ("110101", "", "R"),
@@ -155,7 +157,7 @@ def _outcome(entry: Entry) -> tuple[Outcome, str]:
         ), f"{entry.status} {entry.code or ''}".strip()
     if isinstance(entry, StudyFinished) and entry.status == "failed":
         return "12", f"failed {entry.code or ''}".strip()
-    if isinstance(entry, RoundCommitted) and entry.missing:
+    if isinstance(entry, RoundCommitted | Scored) and entry.missing:
         return "4", "missing: " + ", ".join(sorted(entry.missing))
     if isinstance(entry, Refused):
         return "8", ", ".join(f"{why}: {count}" for why, count in sorted(entry.reasons.items()))
@@ -172,6 +174,8 @@ def _participants(entry: Entry) -> tuple[Participant, ...]:
             return _program(entry.site, requestor=True), _program(SERVER, requestor=False)
         case Member():
             return _program(entry.site, requestor=False), _program(SERVER, requestor=True)
+        case Scored():
+            return *(_sender(site, requestor=True) for site in entry.sites), _receiver(SERVER)
         case Operator() | ConsortiumOpened() | Release():
             return Participant("operator", requestor=True), _program(SERVER, requestor=False)
         case _:
@@ -194,7 +198,7 @@ def _things(entry: Entry) -> tuple[Thing, ...]:
     study = getattr(entry, "study", None)
     found = [Thing(_urn(study), "study", "job")] if isinstance(study, str) else []
     match entry:
-        case StageOpened() | RoundOpened() | Update() | RoundCommitted():
+        case StageOpened() | RoundOpened() | Update() | RoundCommitted() | Scored():
             place = f"stage {entry.stage}"
             if not isinstance(entry, StageOpened):
                 place += f", round {entry.round}"
