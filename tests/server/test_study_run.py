@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from typer.testing import CliRunner
 
 from stillroom.common.canonical import digest, file_digest
 from stillroom.common.errors import ConfigError, ContractError, StillroomError, TrustError
 from stillroom.common.log_entries import (
     Entry,
+    Release,
     RoundCommitted,
     RoundOpened,
     Scored,
@@ -35,8 +37,10 @@ from stillroom.common.tensorfile import parse, read_weights, serialise, write_we
 from stillroom.common.tlog.checkpoint import cosign
 from stillroom.common.tlog.folder import LogFolder, read_checkpoint
 from stillroom.common.tlog.merkle import Tree, leaf_hash
+from stillroom.common.tlog.proof import parse_proof
 from stillroom.server.app import require_student
 from stillroom.server.asking import Awaited, Call
+from stillroom.server.attestation import parse_statement, subject_problems
 from stillroom.server.audit.history import tell
 from stillroom.server.audit.replay import replay
 from stillroom.server.chronicle import Chronicle
@@ -45,7 +49,9 @@ from stillroom.server.depot import Depot
 from stillroom.server.endings import Ended, Paused
 from stillroom.server.log import Log
 from stillroom.server.logbook import Logbook
+from stillroom.server.release_proof import files_of, prove_release
 from stillroom.server.rounds.outcome import Answer
+from stillroom.server.run_cli import run as run_app
 from stillroom.server.store.folder import RunFolder, claimed, is_free
 from stillroom.server.store.journal import read_events
 from stillroom.server.study_run import StudyRun
@@ -689,7 +695,11 @@ def test_the_log_tells_the_whole_study(world: World) -> None:
     assert [(e.stage, e.round, e.sites) for e in world.entries(Scored)][-1][:2] == ("student", 2)
     (finish,) = world.entries(StudyFinished)
     assert finish.result_sha256 == file_digest(world.folder / "run" / "result.json")
-    assert (finish.run, finish.status, finish.complete_participation) == ("trial", "completed", True)
+    assert (finish.run, finish.status, finish.complete_participation) == (
+        "trial",
+        "completed",
+        True,
+    )
     assert finish.models == result["models"]
 
 
@@ -861,3 +871,40 @@ def test_killed_between_state_and_log(world: World, moment: str) -> None:
         found = [type(e) for e in one.entries() if not isinstance(e, StudyStarted | RoundOpened)]
         assert found == expected, number
         assert not tell(enumerate(one.entries())).strays
+
+
+def test_a_release_is_proven_by_the_log(world: World) -> None:
+    """Statement, entry and proof agree with the log and the files; a failed run has none."""
+    world.run()
+    release, called = world.folder / "release", list[str]()
+    release.mkdir()
+    (release / "model.safetensors").write_bytes(b"weights")
+    study = world.entries(StudyStarted)[0].study
+    index = prove_release(world.book, release, study, settle=lambda: called.append("settled"))
+    raw = (release / "proof" / "entry.json").read_bytes()
+    proof = parse_proof((release / "proof" / "entry.tlog-proof").read_bytes())
+    statement = (release / "proof" / "statement.json").read_bytes()
+
+    assert called == ["settled"]
+    assert (proof.index, len(world.entries())) == (index, index + 1)
+    proof.verify(leaf_hash(raw), world.book.log.verifier)
+    entry = parse_entry(raw)
+    assert isinstance(entry, Release)
+    assert entry.statement_sha256 == hashlib.sha256(statement).hexdigest()
+    assert list(subject_problems(parse_statement(statement), files_of(release))) == []
+    (release / "model.safetensors").write_bytes(b"others")
+    assert len(list(subject_problems(parse_statement(statement), files_of(release)))) == 1
+    with pytest.raises(ConfigError):
+        prove_release(world.book, release, "ab" * 32)
+
+
+def test_a_subset_has_an_exit_status(world: World) -> None:
+    """0 when everybody took part in everything; 7 when the result is one from a subset."""
+    world.run()
+    whole = CliRunner().invoke(run_app, ["watch", str(world.folder / "run")])
+    other = World(world.folder / "other")
+    other.run(at(STAGE, "summit", LATE, stage="student"))
+    part = CliRunner().invoke(run_app, ["watch", str(other.folder / "run")])
+
+    assert (whole.exit_code, part.exit_code) == (0, 7)
+    assert "subset" in part.output
