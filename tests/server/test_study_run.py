@@ -159,7 +159,7 @@ class World:
     folder: Path
     error: BaseException | None = None
     heed: Callable[[], None] = lambda: None
-    logged: bool = True
+    logged: bool = False
 
     @property
     def book(self) -> Logbook:
@@ -225,6 +225,12 @@ class World:
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     return World(tmp_path)
+
+
+@pytest.fixture
+def told(tmp_path: Path) -> World:
+    """One with a log."""
+    return World(tmp_path, logged=True)
 
 
 def at(kind: str, site: str, answer: Answer | Sent, *, stage: str = "", number: int = 0) -> Fault:
@@ -464,9 +470,9 @@ def test_killed_at_every_write(tmp_path: Path, after: bool) -> None:
     """Whatever was on its way to disk: the same student, every round once, nothing left over."""
     whole = World(tmp_path / "whole")
     expected = outcome_of(whole.run())
-    step, kills, previous = 5, 0, 0
-    for number in range(1, 400, step):
-        world = World(tmp_path / str(number))
+    step, kills, previous = 13, 0, 0
+    for number in range(1 + 5 * after, 1000, step):
+        world = World(tmp_path / str(number), logged=True)
         fault = at(ROUND, "river", Answer(None, "STR-401", 1.0), stage="t-vessels", number=9)
         plug = Plug(number, after)
         with pytest.MonkeyPatch.context() as patch:
@@ -670,13 +676,13 @@ def test_one_process_a_folder(tmp_path: Path) -> None:
 # -- what the log says ------------------------------------------------------------------------
 
 
-def test_the_log_tells_the_whole_study(world: World) -> None:
+def test_the_log_tells_the_whole_study(told: World) -> None:
     """Every stage, question, answer and model, in an order an auditor's reader accepts."""
-    result = world.run()
-    history = tell(enumerate(world.entries()))
+    result = told.run()
+    history = tell(enumerate(told.entries()))
 
     assert history.strays == []
-    assert [entry.act for entry in world.entries(StudyStarted)] == ["started"]
+    assert [entry.act for entry in told.entries(StudyStarted)] == ["started"]
     (run,) = history.runs
     assert list(run.stages) == ["t-vessels", "t-hinge", "label", "student"]
     assert {n: s.model for n, s in run.stages.items() if s.model} == result["models"]
@@ -684,17 +690,17 @@ def test_the_log_tells_the_whole_study(world: World) -> None:
     for name, stage in run.stages.items():
         for number, turn in stage.rounds.items():
             assert turn.commit is not None
-            record = world.folder / "run" / f"round-{name}-{number:04d}.json"
+            record = told.folder / "run" / f"round-{name}-{number:04d}.json"
             assert turn.commit[1].record_sha256 == file_digest(record)
             assert set(turn.commit[1].order) == turn.invited == set(turn.answers())
     assert run.stages["label"].opened.teachers == {
         name: result["models"][name] for name in ("t-vessels", "t-hinge")
     }
-    labelled = [e for e in world.entries(Update) if e.stage == "label"]
+    labelled = [e for e in told.entries(Update) if e.stage == "label"]
     assert [e.counts for e in labelled] == [{"pseudo.vessels.written": 3}] * len(labelled)
-    assert [(e.stage, e.round, e.sites) for e in world.entries(Scored)][-1][:2] == ("student", 2)
-    (finish,) = world.entries(StudyFinished)
-    assert finish.result_sha256 == file_digest(world.folder / "run" / "result.json")
+    assert [(e.stage, e.round, e.sites) for e in told.entries(Scored)][-1][:2] == ("student", 2)
+    (finish,) = told.entries(StudyFinished)
+    assert finish.result_sha256 == file_digest(told.folder / "run" / "result.json")
     assert (finish.run, finish.status, finish.complete_participation) == (
         "trial",
         "completed",
@@ -703,45 +709,45 @@ def test_the_log_tells_the_whole_study(world: World) -> None:
     assert finish.models == result["models"]
 
 
-def test_who_is_missing_is_in_the_log(world: World) -> None:
+def test_who_is_missing_is_in_the_log(told: World) -> None:
     """Late, refused, failed: each with its code, and the commit says that it is a subset."""
     broken = Answer(None, "STR-401", 1.0)
-    world.run(at(ROUND, "river", broken, stage="student", number=2))
+    told.run(at(ROUND, "river", broken, stage="student", number=2))
 
-    (update,) = [e for e in world.entries(Update) if e.status != "admitted"]
+    (update,) = [e for e in told.entries(Update) if e.status != "admitted"]
     assert (update.site, update.status, update.code) == ("river", "failed", "STR-401")
-    commit = world.entries(RoundCommitted)[-1]
+    commit = told.entries(RoundCommitted)[-1]
     assert (commit.order, commit.expected) == (("harbour",), ("harbour", "river"))
     assert commit.missing["river"].startswith("STR-401")
-    assert world.entries(StudyFinished)[0].complete_participation is False
+    assert told.entries(StudyFinished)[0].complete_participation is False
 
 
-def test_a_failed_study_is_in_the_log(world: World) -> None:
+def test_a_failed_study_is_in_the_log(told: World) -> None:
     """With the answers of the round that could not be committed."""
     broken = Answer(None, "STR-401", 1.0)
-    world.run(lambda c: broken if (c.kind, c.task.stage) == (ROUND, "student") else None)
+    told.run(lambda c: broken if (c.kind, c.task.stage) == (ROUND, "student") else None)
 
-    (finish,) = world.entries(StudyFinished)
+    (finish,) = told.entries(StudyFinished)
     assert (finish.status, finish.code) == ("failed", "STR-305")
-    assert [e.status for e in world.entries(Update)][-2:] == ["failed", "failed"]
-    assert "student" not in {e.stage for e in world.entries(RoundCommitted)}
+    assert [e.status for e in told.entries(Update)][-2:] == ["failed", "failed"]
+    assert "student" not in {e.stage for e in told.entries(RoundCommitted)}
 
 
-def test_sites_are_in_the_log_before_they_are_asked(world: World) -> None:
+def test_sites_are_in_the_log_before_they_are_asked(told: World) -> None:
     """The question is durable before it leaves; the model is, too."""
 
     def fault(call: Call) -> None:
         if call.kind in {ROUND, LABEL}:
-            opened = world.entries(RoundOpened)
+            opened = told.entries(RoundOpened)
             key = (call.task.stage, call.task.round)
             assert key in {(e.stage, e.round) for e in opened}
-            assert call.task.stage in {e.stage for e in world.entries(StageOpened)}
+            assert call.task.stage in {e.stage for e in told.entries(StageOpened)}
 
-    world.run(fault)
-    assert world.error is None
+    told.run(fault)
+    assert told.error is None
 
 
-def test_a_resumed_round_names_whom_it_lost(world: World) -> None:
+def test_a_resumed_round_names_whom_it_lost(told: World) -> None:
     """River was asked, then the process died, and river takes part no more: the log says so."""
 
     def fault(call: Call) -> None:
@@ -749,15 +755,15 @@ def test_a_resumed_round_names_whom_it_lost(world: World) -> None:
             raise Killed
 
     with pytest.raises(Killed):
-        world.start(FakeExchange(world.depot, fault=fault)).run()
-    run = world.start(FakeExchange(world.depot))
+        told.start(FakeExchange(told.depot, fault=fault)).run()
+    run = told.start(FakeExchange(told.depot))
     run.consents = lambda: {"harbour": "given", "summit": "given", "river": "withdrawn"}
     run.run()
 
-    commit = world.entries(RoundCommitted)[-1]
+    commit = told.entries(RoundCommitted)[-1]
     assert commit.order == ("harbour",)
     assert commit.missing == {"river": "consent withdrawn"}
-    assert [e.act for e in world.entries(StudyStarted)] == ["started", "resumed"]
+    assert [e.act for e in told.entries(StudyStarted)] == ["started", "resumed"]
 
 
 class Vouching(FakeExchange):
@@ -781,73 +787,73 @@ class Vouching(FakeExchange):
         yield from super().ask(calls, awaited=awaited)
 
 
-def test_cosignatures_are_in_record_and_log(world: World) -> None:
+def test_cosignatures_are_in_record_and_log(told: World) -> None:
     """Who vouched for the log in which the round before stands."""
-    exchange = Vouching(world.depot)
-    exchange.book = world.book
-    world.start(exchange, quorum={"witnesses": 2}).run()
-    record = json.loads((world.folder / "run" / "round-student-0002.json").read_text())
+    exchange = Vouching(told.depot)
+    exchange.book = told.book
+    told.start(exchange, quorum={"witnesses": 2}).run()
+    record = json.loads((told.folder / "run" / "round-student-0002.json").read_text())
 
     assert record["witnessed"]["sites"] == ["harbour", "river"]
-    assert len(world.entries(Witnessed)) >= 4
-    assert world.entries(StudyStarted)[0].witnesses == 2
+    assert len(told.entries(Witnessed)) >= 4
+    assert told.entries(StudyStarted)[0].witnesses == 2
 
 
-def test_too_few_witnesses_end_a_study(world: World) -> None:
+def test_too_few_witnesses_end_a_study(told: World) -> None:
     """STR-223, and no round counts that they did not vouch for."""
-    exchange = Vouching(world.depot)
-    exchange.book, exchange.silent = world.book, ("river",)
+    exchange = Vouching(told.depot)
+    exchange.book, exchange.silent = told.book, ("river",)
     with pytest.raises(ContractError) as caught:
-        world.start(exchange, quorum={"witnesses": 2, "deadline_s": 0.2, "grace_s": 0.1}).run()
+        told.start(exchange, quorum={"witnesses": 2, "deadline_s": 0.2, "grace_s": 0.1}).run()
 
     assert caught.value.code == "STR-223"
-    assert world.entries(RoundCommitted) == []
-    assert world.entries(StudyFinished)[0].code == "STR-223"
+    assert told.entries(RoundCommitted) == []
+    assert told.entries(StudyFinished)[0].code == "STR-223"
 
 
 @pytest.mark.parametrize(("kept", "rounds"), [("all", 5), ("last", 3)])
-def test_rounds_are_made_again_to_the_bit(world: World, kept: str, rounds: int) -> None:
+def test_rounds_are_made_again_to_the_bit(told: World, kept: str, rounds: int) -> None:
     """Whatever was kept gives the model of the log; one byte changed gives another, or none."""
-    exchange = FakeExchange(world.depot, backwards=True)
-    world.start(exchange, retain_updates=kept).run()
-    history = tell(enumerate(world.entries()))
-    made = list(replay(history, world.folder / "run"))
+    exchange = FakeExchange(told.depot, backwards=True)
+    told.start(exchange, retain_updates=kept).run()
+    history = tell(enumerate(told.entries()))
+    made = list(replay(history, told.folder / "run"))
 
     assert len(made) == rounds
     assert all(one.identical for one in made), made
-    path = next((world.folder / "run" / "updates").glob("student/0002/from.*"))
+    path = next((told.folder / "run" / "updates").glob("student/0002/from.*"))
     path.write_bytes(path.read_bytes()[:-1] + b"!")
-    (spoilt,) = replay(history, world.folder / "run", stage="student", number=2)
+    (spoilt,) = replay(history, told.folder / "run", stage="student", number=2)
     assert not spoilt.identical
     assert "is not the one in the log" in spoilt.why
 
 
-def test_nothing_is_kept_unless_the_study_says_so(world: World) -> None:
+def test_nothing_is_kept_unless_the_study_says_so(told: World) -> None:
     """The default keeps no update of anybody."""
-    world.run()
+    told.run()
 
-    assert not (world.folder / "run" / "updates").exists()
+    assert not (told.folder / "run" / "updates").exists()
     with pytest.raises(StillroomError):
-        list(replay(tell(enumerate(world.entries())), world.folder / "run"))
+        list(replay(tell(enumerate(told.entries())), told.folder / "run"))
 
 
-def test_scores_are_in_the_log_by_digest(world: World) -> None:
+def test_scores_are_in_the_log_by_digest(told: World) -> None:
     """The numbers are in the run's folder; the log says which."""
-    world.run()
-    scores = json.loads((world.folder / "run" / "scores-student-0001.json").read_text())
+    told.run()
+    scores = json.loads((told.folder / "run" / "scores-student-0001.json").read_text())
 
-    (first,) = [e for e in world.entries(Scored) if (e.stage, e.round) == ("student", 1)]
+    (first,) = [e for e in told.entries(Scored) if (e.stage, e.round) == ("student", 1)]
     assert first.scores_sha256 == digest(scores)
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
-def test_killed_between_state_and_log(world: World, moment: str) -> None:
+def test_killed_between_state_and_log(told: World, moment: str) -> None:
     """Every step once: the next process says what the state holds, and not what the log has."""
-    whole = World(world.folder / "whole")
+    whole = World(told.folder / "whole", logged=True)
     whole.run()
     expected = [type(e) for e in whole.entries() if not isinstance(e, StudyStarted | RoundOpened)]
     for number in range(1, 12):
-        one = World(world.folder / f"killed-{number}")
+        one = World(told.folder / f"killed-{number}", logged=True)
         left = number
 
         def kill(real: Callable[..., Any]) -> Callable[..., Any]:
@@ -873,21 +879,21 @@ def test_killed_between_state_and_log(world: World, moment: str) -> None:
         assert not tell(enumerate(one.entries())).strays
 
 
-def test_a_release_is_proven_by_the_log(world: World) -> None:
+def test_a_release_is_proven_by_the_log(told: World) -> None:
     """Statement, entry and proof agree with the log and the files; a failed run has none."""
-    world.run()
-    release, called = world.folder / "release", list[str]()
+    told.run()
+    release, called = told.folder / "release", list[str]()
     release.mkdir()
     (release / "model.safetensors").write_bytes(b"weights")
-    study = world.entries(StudyStarted)[0].study
-    index = prove_release(world.book, release, study, settle=lambda: called.append("settled"))
+    study = told.entries(StudyStarted)[0].study
+    index = prove_release(told.book, release, study, settle=lambda: called.append("settled"))
     raw = (release / "proof" / "entry.json").read_bytes()
     proof = parse_proof((release / "proof" / "entry.tlog-proof").read_bytes())
     statement = (release / "proof" / "statement.json").read_bytes()
 
     assert called == ["settled"]
-    assert (proof.index, len(world.entries())) == (index, index + 1)
-    proof.verify(leaf_hash(raw), world.book.log.verifier)
+    assert (proof.index, len(told.entries())) == (index, index + 1)
+    proof.verify(leaf_hash(raw), told.book.log.verifier)
     entry = parse_entry(raw)
     assert isinstance(entry, Release)
     assert entry.statement_sha256 == hashlib.sha256(statement).hexdigest()
@@ -895,14 +901,14 @@ def test_a_release_is_proven_by_the_log(world: World) -> None:
     (release / "model.safetensors").write_bytes(b"others")
     assert len(list(subject_problems(parse_statement(statement), files_of(release)))) == 1
     with pytest.raises(ConfigError):
-        prove_release(world.book, release, "ab" * 32)
+        prove_release(told.book, release, "ab" * 32)
 
 
-def test_a_subset_has_an_exit_status(world: World) -> None:
+def test_a_subset_has_an_exit_status(told: World) -> None:
     """0 when everybody took part in everything; 7 when the result is one from a subset."""
-    world.run()
-    whole = CliRunner().invoke(run_app, ["watch", str(world.folder / "run")])
-    other = World(world.folder / "other")
+    told.run()
+    whole = CliRunner().invoke(run_app, ["watch", str(told.folder / "run")])
+    other = World(told.folder / "other", logged=True)
     other.run(at(STAGE, "summit", LATE, stage="student"))
     part = CliRunner().invoke(run_app, ["watch", str(other.folder / "run")])
 
