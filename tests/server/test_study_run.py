@@ -470,7 +470,7 @@ def test_killed_at_every_write(tmp_path: Path, after: bool) -> None:
     """Whatever was on its way to disk: the same student, every round once, nothing left over."""
     whole = World(tmp_path / "whole")
     expected = outcome_of(whole.run())
-    step, kills, previous = 13, 0, 0
+    step, kills, previous = 11, 0, 0
     for number in range(1 + 5 * after, 1000, step):
         world = World(tmp_path / str(number), logged=True)
         fault = at(ROUND, "river", Answer(None, "STR-401", 1.0), stage="t-vessels", number=9)
