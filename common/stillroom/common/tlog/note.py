@@ -19,6 +19,7 @@ ED25519, COSIGNATURE = 0x01, 0x04
 MOST_SIGNATURES = 64
 LONGEST = 1 << 16
 """Bytes of a note; a checkpoint with 64 cosignatures has about 12 KiB."""
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f]")
 _NAME = re.compile(r"[^\s+]{1,120}")
 _LINE = re.compile("\u2014 ([^\\s+]{1,120}) ([A-Za-z0-9+/]+={0,2})")
 
@@ -79,7 +80,7 @@ def parse_note(data: bytes) -> Note:
     if len(data) > LONGEST:
         raise ValueError("the note is too long")
     text = data.decode("utf-8")
-    if any(ord(char) < 0x20 and char != "\n" for char in text):
+    if _CONTROL.search(text):
         raise ValueError("the note holds control characters")
     body, gap, tail = text.rpartition("\n\n")
     lines = tail.split("\n")
