@@ -15,7 +15,7 @@ export STILLROOM_TEST_DATA := $(abspath ../shared/data)
 endif
 endif
 
-.PHONY: help install demo test check format docs bench science chaos boundary constraints clean
+.PHONY: help install demo test check format docs bench science chaos boundary proof constraints clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -68,6 +68,9 @@ chaos: $(STAMP) ## Kill every process at every moment of a round, cut lines, fil
 
 boundary: $(STAMP) ## Try everything at the boundary: handshakes, smuggling, fuzzing
 	@$(BIN)/python -P tests/boundary/run.py
+
+proof: $(STAMP) ## Tamper with a log in every way, and fail every call of a commit
+	@$(BIN)/python -P tests/proof/run.py
 
 constraints: $(STAMP) ## Pin what is installed now
 	@{ head -2 constraints.txt; $(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu//'; } > constraints.new

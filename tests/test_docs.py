@@ -18,12 +18,15 @@ from stillroom.client.config import SiteConfig
 from stillroom.client.intake.rules import LabelRule
 from stillroom.common.errors import CODES
 from stillroom.deploy.cli import app as rehearse
+from stillroom.server.audit.checks import CHECKS
+from stillroom.server.audit.cli import app as audit
 from stillroom.server.cli import app as server
 from stillroom.server.config import ServerConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SCRIPTS = {
+    "stillroom-audit": typer.main.get_command(audit),
     "stillroom-client": typer.main.get_command(client),
     "stillroom-server": typer.main.get_command(server),
     "stillroom-rehearse": typer.main.get_command(rehearse),
@@ -140,6 +143,14 @@ def test_every_data_code_is_explained_to_hospitals() -> None:
     page = text_of(ROOT / "docs/hospital-it/index.md")
     wanted = [code for code in CODES if code >= "STR-410" and code < "STR-500"]
     assert [code for code in wanted if f"| `{code}` |" not in page] == []
+
+
+def test_every_check_is_explained_to_auditors() -> None:
+    """By number and name, in order."""
+    text = text_of(ROOT / "docs/auditors/checks.md")
+    rows = re.findall(r"^\| (\d+) \| ([^|]+) \|", text, re.MULTILINE)
+    wanted = [(str(check.number), check.title) for check in CHECKS]
+    assert [row for row in rows if row in wanted] == wanted
 
 
 @pages

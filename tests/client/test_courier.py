@@ -417,3 +417,38 @@ def test_runner_that_dies_in_the_middle_of_its_reply(monkeypatch: pytest.MonkeyP
     stop.set()
     with pytest.raises(Stopped):
         one._arriving(request, task, "a")  # type: ignore[arg-type]
+
+
+def test_a_log_that_was_rewritten_ends_all_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is fetched, handed to the runner, answered or even confirmed."""
+    done: list[str] = []
+
+    def touch(name: str) -> object:
+        return lambda *_: done.append(name)
+
+    def look() -> None:
+        raise TrustError("The server's log does not hold.", fix="Look at it.", code="STR-222")
+
+    message = SimpleNamespace(metadata=SimpleNamespace(run_id=1, message_id="a"))
+    request = carriage.Request(message, "round", "s", 1)  # type: ignore[arg-type]
+    edge = SimpleNamespace(
+        pull=lambda: (message, None), confirm=touch("confirm"), push=touch("push")
+    )
+    models = SimpleNamespace(bring=touch("bring"), forget_others=touch("forget"))
+    gate = SimpleNamespace(admit=lambda *_: request, turn_away=touch("answer"))
+    monkeypatch.setattr(Carriage, "_bring", lambda *_: {})
+    one = Carriage(
+        edge,  # type: ignore[arg-type]
+        None,  # type: ignore[arg-type]
+        None,  # type: ignore[arg-type]
+        gate,  # type: ignore[arg-type]
+        models,  # type: ignore[arg-type]
+        touch("send"),  # type: ignore[arg-type]
+        threading.Event(),
+        witness=SimpleNamespace(look=look, expect=touch("expect")),
+    )
+
+    with pytest.raises(TrustError) as caught:
+        one.carry_one()
+    assert caught.value.code == "STR-222"
+    assert done == []

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 from typing_extensions import override
 
+from stillroom.common.markup import Html, data_size, duration, join, moment, tag
 from stillroom.deploy.report import write_report
 from stillroom.deploy.report_parts.curves import nice_step, ticks
-from stillroom.deploy.report_parts.markup import Html, data_size, duration, join, moment, tag
 from stillroom.deploy.report_parts.reading import starts
 
 MASKS = {

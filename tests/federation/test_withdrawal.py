@@ -52,7 +52,7 @@ def test_a_site_leaves_in_the_middle(tmp_path: Path) -> None:
             assert time.monotonic() < until
             time.sleep(0.02)
         leave(out, LEAVES)
-        assert process.wait(TIMEOUT_S) == 0
+        assert process.wait(TIMEOUT_S) == 7  # a result from a subset
     finally:
         if process.poll() is None:
             process.kill()

@@ -12,21 +12,51 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from typer.testing import CliRunner
 
+from stillroom.common.canonical import digest, file_digest
 from stillroom.common.errors import ConfigError, ContractError, StillroomError, TrustError
+from stillroom.common.log_entries import (
+    Entry,
+    Release,
+    RoundCommitted,
+    RoundOpened,
+    Scored,
+    StageOpened,
+    StudyFinished,
+    StudyStarted,
+    Update,
+    Witnessed,
+    parse_entry,
+)
 from stillroom.common.manifest import Manifest, TensorSpec
 from stillroom.common.messages import INVENTORY, LABEL, ROUND, STAGE, Reply, UpdateRef
 from stillroom.common.study import PreparedStage, PreparedStudy, Study
 from stillroom.common.tensorfile import parse, read_weights, serialise, write_weights
+from stillroom.common.tlog.checkpoint import cosign
+from stillroom.common.tlog.folder import LogFolder, read_checkpoint
+from stillroom.common.tlog.merkle import Tree, leaf_hash
+from stillroom.common.tlog.proof import parse_proof
 from stillroom.server.app import require_student
 from stillroom.server.asking import Awaited, Call
+from stillroom.server.attestation import parse_statement, subject_problems
+from stillroom.server.audit.history import tell
+from stillroom.server.audit.replay import replay
+from stillroom.server.chronicle import Chronicle
+from stillroom.server.cosigned import Cosigned
 from stillroom.server.depot import Depot
 from stillroom.server.endings import Ended, Paused
+from stillroom.server.log import Log
+from stillroom.server.logbook import Logbook
+from stillroom.server.release_proof import files_of, prove_release
 from stillroom.server.rounds.outcome import Answer
+from stillroom.server.run_cli import run as run_app
 from stillroom.server.store.folder import RunFolder, claimed, is_free
 from stillroom.server.store.journal import read_events
 from stillroom.server.study_run import StudyRun
 
+LOG_KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 LABELS = {"vessels": ["AO"], "hinge": ["NCC"]}
 TRAINED = ("t-vessels", "t-hinge", "student")
 MANIFEST = Manifest(
@@ -129,6 +159,21 @@ class World:
     folder: Path
     error: BaseException | None = None
     heed: Callable[[], None] = lambda: None
+    logged: bool = False
+
+    @property
+    def book(self) -> Logbook:
+        """The consortium's log."""
+        log = Log(self.folder / "log", self.folder / "guard", "test/log", LOG_KEY)
+        return Logbook(log, Cosigned(self.folder / "cosigned"))
+
+    def entries(self, kind: type[Entry] = Entry) -> list[Any]:
+        """Every entry of a kind, after the log was checked against its tiles."""
+        book = self.book
+        head, _ = read_checkpoint(book.log.folder, book.log.verifier)
+        found = [raw for _, raw in LogFolder(book.log.folder, head.size).entries()]
+        assert Tree(map(leaf_hash, found)).root() == head.root
+        return [entry for entry in map(parse_entry, found) if isinstance(entry, kind)]
 
     @property
     def depot(self) -> Depot:
@@ -144,7 +189,14 @@ class World:
     def start(self, exchange: FakeExchange, **section: Any) -> StudyRun:
         """A process of the run, about to begin."""
         folder = RunFolder(self.folder / "run", self.folder / "weights")
-        return StudyRun(self.prepared(**section), folder, exchange, self.depot, heed=self.heed)
+        return StudyRun(
+            self.prepared(**section),
+            folder,
+            exchange,
+            self.depot,
+            heed=self.heed,
+            chronicle=Chronicle(self.book if self.logged else None, "trial"),
+        )
 
     def run(
         self,
@@ -173,6 +225,12 @@ class World:
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     return World(tmp_path)
+
+
+@pytest.fixture
+def told(tmp_path: Path) -> World:
+    """One with a log."""
+    return World(tmp_path, logged=True)
 
 
 def at(kind: str, site: str, answer: Answer | Sent, *, stage: str = "", number: int = 0) -> Fault:
@@ -219,8 +277,9 @@ def test_everything_goes_well(world: World) -> None:
     labelled = next(c for c in exchange.asked if c.kind == LABEL)
     assert labelled.task.models.keys() == {"t-vessels", "t-hinge"}
     assert world.events("study.finished")[-1]["status"] == "completed"
-    record = json.loads((world.folder / "run" / "round-student-0001.json").read_text())
-    assert record["evaluation"].keys() == {"summit"}
+    scores = json.loads((world.folder / "run" / "scores-student-0001.json").read_text())
+    assert scores.keys() == {"summit"}
+    assert result["stages"][-1]["rounds"][0]["evaluation"] == scores
 
 
 def test_teachers_of_a_wave_are_asked_together(world: World) -> None:
@@ -411,9 +470,9 @@ def test_killed_at_every_write(tmp_path: Path, after: bool) -> None:
     """Whatever was on its way to disk: the same student, every round once, nothing left over."""
     whole = World(tmp_path / "whole")
     expected = outcome_of(whole.run())
-    step, kills, previous = 5, 0, 0
-    for number in range(1, 400, step):
-        world = World(tmp_path / str(number))
+    step, kills, previous = 11, 0, 0
+    for number in range(1 + 5 * after, 1000, step):
+        world = World(tmp_path / str(number), logged=True)
         fault = at(ROUND, "river", Answer(None, "STR-401", 1.0), stage="t-vessels", number=9)
         plug = Plug(number, after)
         with pytest.MonkeyPatch.context() as patch:
@@ -425,6 +484,10 @@ def test_killed_at_every_write(tmp_path: Path, after: bool) -> None:
             except Killed:
                 kills += 1
         assert outcome_of(world.run()) == expected, number
+        commits = [(e.stage, e.round) for e in world.entries(RoundCommitted)]
+        assert len(commits) == len(set(commits)) == 6, number
+        assert not tell(enumerate(world.entries())).strays, number
+        assert len(world.entries(StudyFinished)) == 1, number
         closed = [(e["stage"], e["round"]) for e in world.events("round.closed")]
         assert sorted(set(closed)) == sorted(closed), number
         assert len(closed) == 6
@@ -608,3 +671,246 @@ def test_one_process_a_folder(tmp_path: Path) -> None:
             pass
         assert caught.value.code == "STR-512"
     assert is_free(tmp_path)
+
+
+# -- what the log says ------------------------------------------------------------------------
+
+
+def test_the_log_tells_the_whole_study(told: World) -> None:
+    """Every stage, question, answer and model, in an order an auditor's reader accepts."""
+    result = told.run()
+    history = tell(enumerate(told.entries()))
+
+    assert history.strays == []
+    assert [entry.act for entry in told.entries(StudyStarted)] == ["started"]
+    (run,) = history.runs
+    assert list(run.stages) == ["t-vessels", "t-hinge", "label", "student"]
+    assert {n: s.model for n, s in run.stages.items() if s.model} == result["models"]
+    assert run.student() == result["student"]["sha256"]
+    for name, stage in run.stages.items():
+        for number, turn in stage.rounds.items():
+            assert turn.commit is not None
+            record = told.folder / "run" / f"round-{name}-{number:04d}.json"
+            assert turn.commit[1].record_sha256 == file_digest(record)
+            assert set(turn.commit[1].order) == turn.invited == set(turn.answers())
+    assert run.stages["label"].opened.teachers == {
+        name: result["models"][name] for name in ("t-vessels", "t-hinge")
+    }
+    labelled = [e for e in told.entries(Update) if e.stage == "label"]
+    assert [e.counts for e in labelled] == [{"pseudo.vessels.written": 3}] * len(labelled)
+    assert [(e.stage, e.round, e.sites) for e in told.entries(Scored)][-1][:2] == ("student", 2)
+    (finish,) = told.entries(StudyFinished)
+    assert finish.result_sha256 == file_digest(told.folder / "run" / "result.json")
+    assert (finish.run, finish.status, finish.complete_participation) == (
+        "trial",
+        "completed",
+        True,
+    )
+    assert finish.models == result["models"]
+
+
+def test_who_is_missing_is_in_the_log(told: World) -> None:
+    """Late, refused, failed: each with its code, and the commit says that it is a subset."""
+    broken = Answer(None, "STR-401", 1.0)
+    told.run(at(ROUND, "river", broken, stage="student", number=2))
+
+    (update,) = [e for e in told.entries(Update) if e.status != "admitted"]
+    assert (update.site, update.status, update.code) == ("river", "failed", "STR-401")
+    commit = told.entries(RoundCommitted)[-1]
+    assert (commit.order, commit.expected) == (("harbour",), ("harbour", "river"))
+    assert commit.missing["river"].startswith("STR-401")
+    assert told.entries(StudyFinished)[0].complete_participation is False
+
+
+def test_a_failed_study_is_in_the_log(told: World) -> None:
+    """With the answers of the round that could not be committed."""
+    broken = Answer(None, "STR-401", 1.0)
+    told.run(lambda c: broken if (c.kind, c.task.stage) == (ROUND, "student") else None)
+
+    (finish,) = told.entries(StudyFinished)
+    assert (finish.status, finish.code) == ("failed", "STR-305")
+    assert [e.status for e in told.entries(Update)][-2:] == ["failed", "failed"]
+    assert "student" not in {e.stage for e in told.entries(RoundCommitted)}
+
+
+def test_sites_are_in_the_log_before_they_are_asked(told: World) -> None:
+    """The question is durable before it leaves; the model is, too."""
+
+    def fault(call: Call) -> None:
+        if call.kind in {ROUND, LABEL}:
+            opened = told.entries(RoundOpened)
+            key = (call.task.stage, call.task.round)
+            assert key in {(e.stage, e.round) for e in opened}
+            assert call.task.stage in {e.stage for e in told.entries(StageOpened)}
+
+    told.run(fault)
+    assert told.error is None
+
+
+def test_a_resumed_round_names_whom_it_lost(told: World) -> None:
+    """River was asked, then the process died, and river takes part no more: the log says so."""
+
+    def fault(call: Call) -> None:
+        if (call.kind, call.task.stage, call.task.round) == (ROUND, "student", 2):
+            raise Killed
+
+    with pytest.raises(Killed):
+        told.start(FakeExchange(told.depot, fault=fault)).run()
+    run = told.start(FakeExchange(told.depot))
+    run.consents = lambda: {"harbour": "given", "summit": "given", "river": "withdrawn"}
+    run.run()
+
+    commit = told.entries(RoundCommitted)[-1]
+    assert commit.order == ("harbour",)
+    assert commit.missing == {"river": "consent withdrawn"}
+    assert [e.act for e in told.entries(StudyStarted)] == ["started", "resumed"]
+
+
+class Vouching(FakeExchange):
+    """Sites that cosign the log when they are asked for a round."""
+
+    book: Logbook
+    silent: tuple[str, ...] = ()
+
+    def ask(self, calls: Sequence[Call], *, awaited: Awaited) -> Iterator[tuple[Call, Answer]]:
+        """As usual, after a look at the log."""
+        log = self.book.log
+        for call in calls:
+            if call.site not in self.silent:
+                key = Ed25519PrivateKey.from_private_bytes(call.site.encode().ljust(32))
+                _, note = read_checkpoint(log.folder, log.verifier)
+                own = type(note)(note.text, note.signatures[:1])
+                mine = cosign(own, call.site, key, 1)
+                body = type(note)(note.text, (*own.signatures, mine)).to_bytes()
+                public = key.public_key().public_bytes_raw().hex()
+                self.book.cosigned.take(log, call.site, public, body)
+        yield from super().ask(calls, awaited=awaited)
+
+
+def test_cosignatures_are_in_record_and_log(told: World) -> None:
+    """Who vouched for the log in which the round before stands."""
+    exchange = Vouching(told.depot)
+    exchange.book = told.book
+    told.start(exchange, quorum={"witnesses": 2}).run()
+    record = json.loads((told.folder / "run" / "round-student-0002.json").read_text())
+
+    assert record["witnessed"]["sites"] == ["harbour", "river"]
+    assert len(told.entries(Witnessed)) >= 4
+    assert told.entries(StudyStarted)[0].witnesses == 2
+
+
+def test_too_few_witnesses_end_a_study(told: World) -> None:
+    """STR-223, and no round counts that they did not vouch for."""
+    exchange = Vouching(told.depot)
+    exchange.book, exchange.silent = told.book, ("river",)
+    with pytest.raises(ContractError) as caught:
+        told.start(exchange, quorum={"witnesses": 2, "deadline_s": 0.2, "grace_s": 0.1}).run()
+
+    assert caught.value.code == "STR-223"
+    assert told.entries(RoundCommitted) == []
+    assert told.entries(StudyFinished)[0].code == "STR-223"
+
+
+@pytest.mark.parametrize(("kept", "rounds"), [("all", 5), ("last", 3)])
+def test_rounds_are_made_again_to_the_bit(told: World, kept: str, rounds: int) -> None:
+    """Whatever was kept gives the model of the log; one byte changed gives another, or none."""
+    exchange = FakeExchange(told.depot, backwards=True)
+    told.start(exchange, retain_updates=kept).run()
+    history = tell(enumerate(told.entries()))
+    made = list(replay(history, told.folder / "run"))
+
+    assert len(made) == rounds
+    assert all(one.identical for one in made), made
+    path = next((told.folder / "run" / "updates").glob("student/0002/from.*"))
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    (spoilt,) = replay(history, told.folder / "run", stage="student", number=2)
+    assert not spoilt.identical
+    assert "is not the one in the log" in spoilt.why
+
+
+def test_nothing_is_kept_unless_the_study_says_so(told: World) -> None:
+    """The default keeps no update of anybody."""
+    told.run()
+
+    assert not (told.folder / "run" / "updates").exists()
+    with pytest.raises(StillroomError):
+        list(replay(tell(enumerate(told.entries())), told.folder / "run"))
+
+
+def test_scores_are_in_the_log_by_digest(told: World) -> None:
+    """The numbers are in the run's folder; the log says which."""
+    told.run()
+    scores = json.loads((told.folder / "run" / "scores-student-0001.json").read_text())
+
+    (first,) = [e for e in told.entries(Scored) if (e.stage, e.round) == ("student", 1)]
+    assert first.scores_sha256 == digest(scores)
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_killed_between_state_and_log(told: World, moment: str) -> None:
+    """Every step once: the next process says what the state holds, and not what the log has."""
+    whole = World(told.folder / "whole", logged=True)
+    whole.run()
+    expected = [type(e) for e in whole.entries() if not isinstance(e, StudyStarted | RoundOpened)]
+    for number in range(1, 12):
+        one = World(told.folder / f"killed-{number}", logged=True)
+        left = number
+
+        def kill(real: Callable[..., Any]) -> Callable[..., Any]:
+            def append_made(log: Log, make: Any) -> range:
+                nonlocal left
+                left -= 1
+                if left == 0 and moment == "before":
+                    raise Killed
+                done = real(log, make)
+                if left == 0:
+                    raise Killed
+                return done
+
+            return append_made
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Log, "append_made", kill(Log.append_made))
+            with pytest.raises(Killed):
+                one.start(FakeExchange(one.depot)).run()
+        assert one.run()["status"] == "completed"
+        found = [type(e) for e in one.entries() if not isinstance(e, StudyStarted | RoundOpened)]
+        assert found == expected, number
+        assert not tell(enumerate(one.entries())).strays
+
+
+def test_a_release_is_proven_by_the_log(told: World) -> None:
+    """Statement, entry and proof agree with the log and the files; a failed run has none."""
+    told.run()
+    release, called = told.folder / "release", list[str]()
+    release.mkdir()
+    (release / "model.safetensors").write_bytes(b"weights")
+    study = told.entries(StudyStarted)[0].study
+    index = prove_release(told.book, release, study, settle=lambda: called.append("settled"))
+    raw = (release / "proof" / "entry.json").read_bytes()
+    proof = parse_proof((release / "proof" / "entry.tlog-proof").read_bytes())
+    statement = (release / "proof" / "statement.json").read_bytes()
+
+    assert called == ["settled"]
+    assert (proof.index, len(told.entries())) == (index, index + 1)
+    proof.verify(leaf_hash(raw), told.book.log.verifier)
+    entry = parse_entry(raw)
+    assert isinstance(entry, Release)
+    assert entry.statement_sha256 == hashlib.sha256(statement).hexdigest()
+    assert list(subject_problems(parse_statement(statement), files_of(release))) == []
+    (release / "model.safetensors").write_bytes(b"others")
+    assert len(list(subject_problems(parse_statement(statement), files_of(release)))) == 1
+    with pytest.raises(ConfigError):
+        prove_release(told.book, release, "ab" * 32)
+
+
+def test_a_subset_has_an_exit_status(told: World) -> None:
+    """0 when everybody took part in everything; 7 when the result is one from a subset."""
+    told.run()
+    whole = CliRunner().invoke(run_app, ["watch", str(told.folder / "run")])
+    other = World(told.folder / "other", logged=True)
+    other.run(at(STAGE, "summit", LATE, stage="student"))
+    part = CliRunner().invoke(run_app, ["watch", str(other.folder / "run")])
+
+    assert (whole.exit_code, part.exit_code) == (0, 7)
+    assert "subset" in part.output

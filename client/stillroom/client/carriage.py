@@ -62,6 +62,18 @@ class RunnerLost(Exception):  # noqa: N818  # likewise
     """The runner that was to answer lives no more; another one is to."""
 
 
+class Witness(Protocol):
+    """This site's eyes on the consortium's log, as ``witness.Witness`` has them."""
+
+    def look(self) -> None:
+        """Look at it now; raises when it does not hold."""
+        ...
+
+    def expect(self) -> None:
+        """An update has left."""
+        ...
+
+
 class Line(Protocol):
     """The connection to the consortium, as ``courier.Edge`` has it."""
 
@@ -101,6 +113,7 @@ class Carriage:
         send: Takes the file that goes with an answer.
         stop: Set when the courier should end.
         runner_grace_s: How long a task waits for a runner that is not running.
+        witness: Looks at the consortium's log before a task is taken up; None without one.
     """
 
     edge: Line
@@ -111,6 +124,7 @@ class Carriage:
     send: Send
     stop: threading.Event
     runner_grace_s: float = 60.0
+    witness: Witness | None = None
 
     def carry_one(self) -> bool:
         """Fetch one message, wait for the runner's reply, send it; False when there was none.
@@ -118,6 +132,7 @@ class Carriage:
         Raises:
             Stopped: While waiting.
             ResourceError: STR-503, the ledger's disk failed; nothing was sent then.
+            TrustError: STR-222, the consortium's log does not hold; nothing was done.
         """
         pulled = self.edge.pull()
         if pulled is None:
@@ -144,6 +159,9 @@ class Carriage:
             admitted = self.gate.admit(message, objects.__getitem__)
             if isinstance(admitted, Request):
                 request = admitted
+                if self.witness is not None:
+                    # A log that was rewritten ends all work here, before any of it is done.
+                    self.witness.look()
                 # Every file is whole and proven before the runner hears of the task.
                 for stage, ref in request.models.items():
                     self.models.bring(stage, ref)
@@ -274,6 +292,8 @@ class Carriage:
         if update is not None:
             # First the file, then the message that names it: what is named is there.
             self.send(update.ref.sha256, update.path, update.ref.nbytes)
+            if self.witness is not None:
+                self.witness.expect()
         wanted, session = self.edge.push(
             outgoing.message, outgoing.tree, time.monotonic() - started
         )

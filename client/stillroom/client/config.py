@@ -43,7 +43,8 @@ class SiteConfig(Section):
     exchange: Path = Path("exchange")
     """The one folder that courier and runner both see: consents, global models, updates."""
     courier_state: Path = Path("courier")
-    """The courier's own: the ledger, what is about to leave, what rounding has kept back."""
+    """The courier's own: the ledger, what is about to leave, what rounding has kept back, what it has
+    seen of the consortium's log, and the receipts for what left."""
     study: Path
     """The prepared, signed study this site may consent to; work for any other is refused."""
     consortium: Path | None = None
@@ -54,8 +55,9 @@ class SiteConfig(Section):
     """Work without enrolment, signature and consent, for a trial on one machine. Without effect
     where there is a ``consortium.json``."""
     signing_key: Path = Path("signing.key")
-    """This site's signing key (PEM): signs consents. Made here; never leaves. The runner reads
-    only its public half, ``signing.pub`` beside it."""
+    """This site's signing key (PEM): signs consents, and, in the courier, what this site has seen of
+    the consortium's log; a courier that cannot read it looks and vouches for nothing. Made here;
+    never leaves. The runner reads only its public half, ``signing.pub`` beside it."""
     tls: TlsSection
     runtime_port: Port | None = None
     """A loopback port between courier and runner in place of the socket in ``exchange``, where that

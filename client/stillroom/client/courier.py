@@ -10,9 +10,11 @@ on in flwr 1.41 is held by tests/client/test_flower_contract.py.
 """
 
 import logging
+import os
 import threading
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL
@@ -26,14 +28,17 @@ from stillroom.client.descriptions import Descriptions
 from stillroom.client.exchange import ExchangeFolder
 from stillroom.client.fleet import Edge
 from stillroom.client.gate import Gate
-from stillroom.client.ledger import NAME, Ledger
+from stillroom.client.ledger import NAME, Entry, Ledger
 from stillroom.client.listener import runtime_listener
 from stillroom.client.models import Models
 from stillroom.client.outbox import Outbox
 from stillroom.client.papers import check_papers, client_context
 from stillroom.client.renewal import EVERY_S, Renewal
 from stillroom.client.transfer import Transfer
+from stillroom.client.witness import Witness
 from stillroom.common.lifetime import patience
+from stillroom.common.pki.files import load_certificate, load_signing_key
+from stillroom.common.pki.verify import verify_site
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +66,10 @@ class CourierSettings:
             first, and the outbox.
         exchange: The folder that the runner sees, too.
         study: Folder of the prepared study.
+        consortium: Its description, which names the log's key; None in a trial without one.
+        signing_key: Signs what this site has seen of the log; where it cannot be read, the courier
+            looks and vouches for nothing.
+        runner_grace_s: How long a task waits for a runner that is not running.
         poll_s: Shortest pause between two looks for work, where the server does not tell of any.
         renew_every_s: Pause between two questions for a newer certificate.
     """
@@ -75,6 +84,8 @@ class CourierSettings:
     state: Path
     exchange: Path
     study: Path
+    consortium: Path | None = None
+    signing_key: Path | None = None
     runner_grace_s: float = 60.0
     poll_s: float = 0.5
     renew_every_s: float = EVERY_S
@@ -85,7 +96,7 @@ def run_courier(settings: CourierSettings, stop: threading.Event) -> None:
 
     Raises:
         TrustError: This site or the server is not who it should be (STR-201, STR-202, STR-203,
-            STR-206); the ledger (STR-220) is damaged.
+            STR-206); the ledger (STR-220) is damaged; the consortium's log (STR-222) does not hold.
         ResourceError: STR-501 when the runtime port is taken; STR-507 when another courier has
             the ledger, STR-503 when its disk fails.
     """
@@ -103,6 +114,7 @@ def run_courier(settings: CourierSettings, stop: threading.Event) -> None:
         if ledger.torn is not None:
             log.warning("ledger.torn", extra={"note": f"{ledger.torn.name} holds a torn line"})
         carriage = _carriage(edge, state, store, ledger, transfer, settings, stop)
+        witness = carriage.witness = _witness(settings, ledger, transfer)
         try:
             _tell_consents(settings, stop)
             _renew(edge, settings, stop)
@@ -112,9 +124,11 @@ def run_courier(settings: CourierSettings, stop: threading.Event) -> None:
             edge.activate()
             state.set_node_id(edge.node.node_id)
             log.info("courier.connected")
+            if witness is not None:
+                witness.look()
             beat = threading.Thread(target=_beat, args=(edge, stop), daemon=True)
             beat.start()
-            _work(carriage, transfer, settings.poll_s, stop)
+            _work(carriage, transfer, witness, settings.poll_s, stop)
         except Stopped:
             log.info("courier.stopped")
         finally:
@@ -122,7 +136,13 @@ def run_courier(settings: CourierSettings, stop: threading.Event) -> None:
             edge.close()
 
 
-def _work(carriage: Carriage, transfer: Transfer, poll_s: float, stop: threading.Event) -> None:
+def _work(
+    carriage: Carriage,
+    transfer: Transfer,
+    witness: Witness | None,
+    poll_s: float,
+    stop: threading.Event,
+) -> None:
     """Carry what there is; between two looks, wait for the server's bell, or a while without one."""
     seen, news = "", time.monotonic()
     while not stop.is_set():
@@ -131,6 +151,8 @@ def _work(carriage: Carriage, transfer: Transfer, poll_s: float, stop: threading
             continue
         looked = time.monotonic()
         while not stop.is_set() and time.monotonic() - looked < LOOK_ANYHOW_S:
+            if witness is not None:
+                witness.look_when_idle()
             mark = transfer.news(seen)
             if mark is None:
                 stop.wait(patience(time.monotonic() - news, poll_s))
@@ -167,6 +189,33 @@ def _carriage(
         stop=stop,
         runner_grace_s=settings.runner_grace_s,
     )
+
+
+def _witness(settings: CourierSettings, ledger: Ledger, transfer: Transfer) -> Witness | None:
+    """This site's eyes on the consortium's log; None where it joined no consortium."""
+    if settings.consortium is None:
+        return None
+    key = None
+    if settings.signing_key is not None and os.access(settings.signing_key, os.R_OK):
+        key = load_signing_key(settings.signing_key)
+    else:
+        log.warning("witness.silent")
+    return Witness(
+        site=verify_site(
+            load_certificate(settings.certificate),
+            load_certificate(settings.ca),
+            datetime.now(UTC),
+        ).name,
+        consortium=settings.consortium,
+        state=settings.state,
+        line=transfer,
+        key=key,
+        note=lambda: _note_stop(ledger),
+    )
+
+
+def _note_stop(ledger: Ledger) -> None:
+    ledger.append(Entry(kind="refused", decision="refused", code="STR-222"))
 
 
 def _tell_consents(settings: CourierSettings, stop: threading.Event) -> None:

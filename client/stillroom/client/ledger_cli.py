@@ -69,6 +69,48 @@ def verify(config: Config = None, file: File = None) -> None:
         )
 
 
+@ledger.command()
+def receipts(
+    config: Annotated[
+        Path, typer.Option("--config", "-c", help="The site's site.toml.", show_default=False)
+    ],
+) -> None:
+    """Check the receipt of every update that left; exit status 3 where one does not hold. Offline."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from stillroom.client.config import SiteConfig
+    from stillroom.client.ledger import NAME, read
+    from stillroom.client.pinning import pinned
+    from stillroom.client.receipts import Receipts
+    from stillroom.common.errors import TrustError
+    from stillroom.common.log_identity import log_verifier
+
+    site = SiteConfig.load(config)
+    if site.consortium is None:
+        raise ConfigError("This site joined no consortium.", fix="Enrol it first.")
+    path = site.courier_state / NAME
+    found = Receipts(site.courier_state).check(
+        read(path) if path.is_file() else (), site.site, log_verifier(pinned(site.consortium))
+    )
+    table = Table("line", "stage", "round", "update", "receipt", "log entry", "what")
+    for one in found:
+        line = one.line
+        entry = "" if one.index is None else str(one.index)
+        table.add_row(
+            str(line.sequence), line.stage, str(line.round), line.content[:16], one.result, entry, one.why
+        )  # fmt: skip
+    Console(highlight=False).print(table)
+    good = sum(one.result == "ok" for one in found)
+    typer.echo(f"{good} of {len(found)} updates have a receipt that holds.")
+    if any(one.result == "FAILED" for one in found):
+        raise TrustError(
+            "A receipt does not hold, or says other things than the ledger.",
+            fix="Keep both as evidence and show them to an auditor.",
+            code="STR-222",
+        )
+
+
 def _path(config: Path | None, file: Path | None) -> Path:
     from stillroom.client.config import SiteConfig
     from stillroom.client.ledger import NAME

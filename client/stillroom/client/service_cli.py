@@ -49,6 +49,8 @@ def courier(config: Config, follow_parent: FollowParent = None) -> None:
             state=site.courier_state,
             exchange=site.exchange,
             study=site.study,
+            consortium=site.consortium,
+            signing_key=site.signing_key,
             runner_grace_s=site.runner_grace_s,
             poll_s=site.poll_s,
         ),

@@ -31,6 +31,8 @@ PIECE = 128 * 1024
 RETRY_FIRST_S, RETRY_MOST_S = 0.2, 2.0
 MOST_WRONG = 2
 """Whole files of another digest before it is no accident."""
+MOST_LOG = 17 << 20
+"""Longest file of the log: a bundle of 256 entries of 64 KiB."""
 MOST_WORDS = 1 << 16
 """Longest answer that is no file, in bytes."""
 
@@ -172,6 +174,48 @@ class Transfer:
         except (OSError, http.client.HTTPException, Refused, StillroomError):
             return None
         return mark if isinstance(mark, str) and len(mark) < MOST_MARK else None
+
+    def published(self, path: str) -> bytes | None:
+        """A file of the consortium's log; None where the server has none of that name.
+
+        Raises:
+            As ``arrive``.
+        """
+        found: list[bytes | None] = []
+
+        def attempt(_: Patience) -> bool:
+            with self._connection() as line:
+                line.request("GET", f"{PREFIX}log/{path}")
+                answer = line.getresponse()
+                data = answer.read(MOST_LOG)
+                if answer.status not in {200, 404}:
+                    raise Refused(answer.status, "")
+                found.append(data if answer.status == 200 else None)
+            return True
+
+        self._persist(attempt)
+        return found[-1]
+
+    def vouch(self, note: bytes) -> bool:
+        """Hand in a checkpoint that this site has cosigned; False when the server did not take it.
+
+        Raises:
+            As ``arrive``.
+        """
+        taken: list[bool] = []
+
+        def attempt(_: Patience) -> bool:
+            with self._connection() as line:
+                line.request("POST", f"{PREFIX}cosign", body=note)
+                answer = line.getresponse()
+                answer.read(MOST_WORDS)
+                if answer.status not in {200, 400, 404}:
+                    raise Refused(answer.status, "")
+                taken.append(answer.status == 200)
+            return True
+
+        self._persist(attempt)
+        return taken[-1]
 
     def close(self) -> None:
         """Close connections that are kept open for the next file."""

@@ -57,6 +57,7 @@ class _File(_Frozen):
     ca_pem: Annotated[str, Field(max_length=8192)]
     operators: Annotated[dict[Hex16, OperatorKey], Field(min_length=1, max_length=64)]
     issued_at: Annotated[int, Field(ge=0, le=2**40)]
+    log_key_hex: Hex64 | None = None
     operator: Hex16
     signature: Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
     ca_signature: Annotated[str, Field(pattern=r"^[0-9a-f]{16,512}$")]
@@ -74,6 +75,7 @@ class Consortium:
         issued_at: Aware, UTC. Also the description's number: a later one has a later time.
         signer: Key id of the operator who signed it.
         raw: The file's bytes, as signed and stored.
+        log_key_hex: Public key (Ed25519, hex) that signs the consortium's log; None without a log.
     """
 
     name: str
@@ -83,6 +85,7 @@ class Consortium:
     issued_at: datetime
     signer: str
     raw: bytes
+    log_key_hex: str | None = None
 
     @property
     def raw_ca_pem(self) -> str:
@@ -142,6 +145,8 @@ def make_consortium(
     operators: Mapping[str, Ed25519PublicKey],
     signer: Ed25519PrivateKey,
     now: datetime,
+    *,
+    log_key: Ed25519PublicKey | None = None,
 ) -> bytes:
     """The canonical, signed file.
 
@@ -152,6 +157,7 @@ def make_consortium(
         operators: Operator's name -> public key; the signer's among them.
         signer: An operator's key.
         now: Aware time of issue.
+        log_key: The key that signs the consortium's log.
 
     Raises:
         ConfigError: STR-102, a name is empty, too long or not printable ASCII.
@@ -165,6 +171,7 @@ def make_consortium(
             for who, key in operators.items()
         },
         "issued_at": int(now.timestamp()),
+        **({} if log_key is None else {"log_key_hex": public_key_hex(log_key)}),
     }
     message = signed_bytes(PURPOSE, document)
     signed = {
@@ -209,7 +216,9 @@ def read_consortium(raw: bytes, *, ca_sha256: str | None = None) -> Consortium:
             fix="Compare the fingerprint with the operator by telephone; send nothing until it agrees.",
             code="STR-212",
         )
-    document = {k: v for k, v in file.model_dump().items() if k not in _SIGNATURES}
+    # Exactly what was written: a key that is absent is not under the signatures as null either.
+    written = file.model_dump(exclude_unset=True)
+    document = {k: v for k, v in written.items() if k not in _SIGNATURES}
     _check_operators(file, document)
     _check_ca(ca, document, file.ca_signature)
     return Consortium(
@@ -220,6 +229,7 @@ def read_consortium(raw: bytes, *, ca_sha256: str | None = None) -> Consortium:
         issued_at=datetime.fromtimestamp(file.issued_at, UTC),
         signer=file.operator,
         raw=raw,
+        log_key_hex=file.log_key_hex,
     )
 
 

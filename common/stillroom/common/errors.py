@@ -47,6 +47,9 @@ CODES: dict[str, str] = {
     "STR-214": "A description of the consortium does not follow from the one this site has.",
     "STR-215": "All noised updates that a stage's epsilon accounts for have left this site.",
     "STR-220": "The site's ledger is damaged.",
+    "STR-221": "The log does not continue what was promised of it.",
+    "STR-222": "The log, or a file that should agree with it, does not hold.",
+    "STR-223": "Too few sites have cosigned the log for the study's quorum.",
     # 3xx: contract
     "STR-300": "A message breaks the protocol.",
     "STR-301": "An update has missing, extra or renamed tensors.",

@@ -97,6 +97,15 @@ class SignedStudy:
         return cls(prepared, signature)
 
 
+def read_signature(folder: Path) -> str:
+    """The text of a prepared study's ``study.sig``, unverified; empty where there is none."""
+    try:
+        data = (folder / SIGNATURE_FILE).read_bytes()
+        return data.decode("utf-8") if len(data) <= MAX_BYTES else ""
+    except (OSError, ValueError):
+        return ""
+
+
 def check_signature(digest: str, signature: StudySignature, operators: Mapping[str, str]) -> None:
     """Refuse a signature that no known operator made over exactly this digest. Pure.
 

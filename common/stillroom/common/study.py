@@ -68,6 +68,8 @@ class Quorum(Section):
     round on the deadline is shorter: three times the slowest answer seen, at least a minute."""
     grace_s: Positive = 600.0
     """Once ``min_sites`` usable updates are there, how long the other sites may still take."""
+    witnesses: Annotated[int, Field(ge=0)] = 0
+    """Sites that must have cosigned the log with a round in it before the next round counts."""
 
 
 class StudySection(Section):
@@ -88,6 +90,9 @@ class StudySection(Section):
     """Sites that train nothing and are only evaluated."""
     validation_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """Share of a site's truly labelled cases kept out of training and scored by that site."""
+    retain_updates: Literal["none", "last", "all"] = "none"
+    """Rounds whose updates the server keeps, so that ``stillroom-audit replay`` can make their models
+    again: of no round, of every stage's last one, or of all."""
     expires: date | None = None
     """Last day (UTC) on which a site works on it, e.g. 2027-06-30; no end when left out."""
 

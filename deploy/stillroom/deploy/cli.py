@@ -47,6 +47,7 @@ def rehearse(
     from stillroom.deploy.progress import RunProgress
     from stillroom.deploy.rehearsal import Plan
     from stillroom.deploy.rehearsal import rehearse as rehearse_plan
+    from stillroom.server.run_cli import SUBSET
 
     loaded = Study.load(study or default_study())
     section = loaded.study.model_copy(update={"seed": seed if study is None else loaded.study.seed})
@@ -67,15 +68,29 @@ def rehearse(
     with RunProgress(console, plan.study) as watch:
         outcome = rehearse_plan(plan, watch, progress=patients)
     _publish(Layout(out), plan.study, outcome)
+    if not outcome.result["complete_participation"]:
+        console.print("[yellow]a result from a subset:[/] not everybody took part in everything")
+        raise typer.Exit(SUBSET)
 
 
 def _publish(layout: Any, study: Any, outcome: Any) -> None:
+    from stillroom.deploy.consortium_files import logbook
+    from stillroom.deploy.local_site import look_again
     from stillroom.deploy.report import write_report
     from stillroom.deploy.summary import draw_overlays, write_summary
+    from stillroom.server.release_proof import prove_release
     from stillroom.server.workstation import release
 
     summary = write_summary(layout, outcome)
     release(layout.study, layout.run, layout.out / "release", run=summary)
+    book = logbook(layout)
+    prove_release(
+        book,
+        layout.out / "release",
+        summary["study_digest"],
+        settle=lambda: look_again(layout, [hospital.name for hospital in outcome.hospitals], book),
+    )
+    summary = write_summary(layout, outcome)
     overlays = draw_overlays(layout, outcome, study, summary["student"]["stage"])
     write_report(
         layout.out / "report.html",
@@ -88,6 +103,9 @@ def _publish(layout: Any, study: Any, outcome: Any) -> None:
         console.print(f"[yellow]note:[/] {note}")
     for what in ("summary.json", "report.html", "release"):
         console.print(f"  {what:<13} {layout.out / what}")
+    found = summary["log"]
+    who = ", ".join(found["cosigners"]) or "nobody"
+    console.print(f"  {'log':<13} {book.log.folder}, {book.size()} entries; cosigned by {who}")
 
 
 def results_table(summary: dict[str, Any]) -> Table:

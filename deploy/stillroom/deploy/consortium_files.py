@@ -27,9 +27,11 @@ from stillroom.common.signed_study import sign_study
 from stillroom.common.signing import new_signing_key
 from stillroom.server.consents import receive
 from stillroom.server.enrolment import Authority, enrol_by_file
-from stillroom.server.foundation import Papers, found
+from stillroom.server.foundation import Papers, first_log, found
+from stillroom.server.logbook import Logbook
 from stillroom.server.store.registry import Registry
 
+NAME = "stillroom rehearsal"
 CONSENT_DAYS = 2
 """A rehearsal's consents are of no use the day after tomorrow."""
 
@@ -76,10 +78,11 @@ def found_consortium(layout: Layout, sites: Sequence[str]) -> None:
     telephone call.
     """
     now = datetime.now(UTC)
-    found(layout.server, "stillroom rehearsal", ["127.0.0.1", "localhost"], now)
+    found(layout.server, NAME, ["127.0.0.1", "localhost"], now)
     papers = Papers(layout.server)
     authority = Authority(load_certificate(papers.ca), load_key(papers.ca_key))
-    with Registry(papers.registry) as registry:
+    book = logbook(layout)
+    with Registry(papers.registry, note=book.note) as registry:
         for name in sites:
             folder = layout.site(name)
             folder.mkdir(parents=True, exist_ok=True)
@@ -90,6 +93,12 @@ def found_consortium(layout: Layout, sites: Sequence[str]) -> None:
             (folder / "site.pem").write_text(issued.pem, "ascii")
             shutil.copyfile(papers.ca, folder / "ca.pem")
             shutil.copyfile(papers.consortium, folder / "consortium.json")
+
+
+def logbook(layout: Layout) -> Logbook:
+    """The consortium's log, with the key that signs it."""
+    papers = Papers(layout.server)
+    return first_log(papers, NAME, load_signing_key(papers.log_key))
 
 
 def agree(layout: Layout, sites: Sequence[str]) -> None:
@@ -106,7 +115,7 @@ def agree(layout: Layout, sites: Sequence[str]) -> None:
 
 def tell_server(layout: Layout, sites: Sequence[str]) -> None:
     """What the couriers do at their start, where there is no courier."""
-    with Registry(Papers(layout.server).registry) as registry:
+    with Registry(Papers(layout.server).registry, note=logbook(layout).note) as registry:
         for name in sites:
             for record in ConsentBook.below(
                 SiteConfig.load(layout.site_config(name)).exchange
@@ -126,6 +135,7 @@ def write_server_config(layout: Layout, *, edge_port: int, inner_port: int) -> P
         "connect_s": 120.0,
         "registry": "registry.db",
         "consortium": "consortium.json",
+        "log_key": "log.key",
         "tls": {
             "ca": "ca.pem",
             "ca_key": "ca.key",

@@ -26,6 +26,7 @@ from stillroom.deploy.local_site import LocalSite
 from stillroom.server.app import app as server_app
 from stillroom.server.consents import receive
 from stillroom.server.depot import Depot
+from stillroom.server.logbook import Logbook, from_settings
 from stillroom.server.store.registry import Registry
 
 RUN_ID = 1
@@ -40,12 +41,14 @@ class LocalGrid(Grid):
         sites: Site name -> its site.toml.
         depot: Where files wait, on the server's side.
         registry: Where a site's consent and its withdrawal are told, as its courier would.
+        book: The consortium's log, which sites look at and vouch for.
         stop: Set from outside to make every further message fail.
     """
 
     sites: Mapping[str, Path]
     depot: Depot
     registry: Path | None = None
+    book: Logbook | None = None
     stop: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
@@ -55,7 +58,10 @@ class LocalGrid(Grid):
         self._names = dict(enumerate(sorted(self.sites), FIRST_NODE))
         self._sites = {
             node: LocalSite.open(
-                Context(RUN_ID, node, {}, RecordDict(), {}), self.sites[name], self.depot
+                Context(RUN_ID, node, {}, RecordDict(), {}),
+                self.sites[name],
+                self.depot,
+                self.book,
             )
             for node, name in self._names.items()
         }
@@ -109,7 +115,8 @@ class LocalGrid(Grid):
         """What has changed of a site's consent meanwhile; a withdrawal is not asked again then."""
         consent = site.site.agreement.consent
         if self.registry is not None and consent is not None:
-            with Registry(self.registry) as registry:
+            note = None if self.book is None else self.book.note
+            with Registry(self.registry, note=note) as registry:
                 for record in consent.book.all():
                     receive(site.site.config.site, record, registry)
 
@@ -131,18 +138,20 @@ def run_in_process(  # a study, where it is recorded, who takes part, who consen
     *,
     depot: Path | None = None,
     registry: Path | None = None,
+    log: Mapping[str, str] | None = None,
     stop: threading.Event,
 ) -> None:
     """Run a prepared study over ``sites`` (name -> site.toml), recording into folder ``run``.
 
     Files wait in ``depot``, or in a folder of that name in ``run``. With a ``registry``, sites
-    without consent in it are left out.
+    without consent in it are left out. ``log`` says where the consortium's log is
+    (``logbook.KEYS``).
 
     Raises:
         StillroomError: As the study run does.
     """
     depot = depot or run / "depot"
-    grid = LocalGrid(sites, Depot(depot), registry, stop)
+    grid = LocalGrid(sites, Depot(depot), registry, from_settings(log or {}), stop)
     context = Context(
         run_id=RUN_ID,
         node_id=0,
@@ -156,6 +165,7 @@ def run_in_process(  # a study, where it is recorded, who takes part, who consen
             "poll-s": 0.01,
             "connect-s": 0.0,
             "registry": "" if registry is None else str(registry),
+            **(log or {}),
         },
     )
     server_app(grid, context)

@@ -1,5 +1,6 @@
 """One site of a rehearsal in one process: a courier and a runner without anything between them."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,16 +8,22 @@ from flwr.app import Context, Message
 
 from stillroom.client.app import SITE_CONFIG
 from stillroom.client.app import app as client_app
+from stillroom.client.config import SiteConfig
 from stillroom.client.gate import KINDS, leaving
 from stillroom.client.models import Models
 from stillroom.client.outbox import Outbox, Sealed
 from stillroom.client.runner import answer
 from stillroom.client.site import Site
+from stillroom.client.witness import Witness
 from stillroom.common.errors import ContractError, StillroomError
 from stillroom.common.messages import ROUND, failure, pack_reply, read_reply, read_task
+from stillroom.common.pki.files import load_signing_key
+from stillroom.common.signing import public_key_hex
 from stillroom.common.tensorfile import PIECE
 from stillroom.common.update import check_task
+from stillroom.deploy.consortium_files import Layout
 from stillroom.server.depot import Depot
+from stillroom.server.logbook import Logbook
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +36,7 @@ class LocalSite:
         models: The courier's store of global models.
         outbox: Where the gate makes what may leave.
         depot: The other end of the line.
+        witness: This site's eyes on the consortium's log; None without one.
     """
 
     site: Site
@@ -36,9 +44,12 @@ class LocalSite:
     models: Models
     outbox: Outbox
     depot: Depot
+    witness: Witness | None = None
 
     @classmethod
-    def open(cls, context: Context, site_config: Path, depot: Depot) -> "LocalSite":
+    def open(
+        cls, context: Context, site_config: Path, depot: Depot, book: Logbook | None = None
+    ) -> "LocalSite":
         """The site of a site.toml; raises as ``Site.open`` does."""
         context.node_config = {SITE_CONFIG: str(site_config)}
         site = Site.open(site_config)
@@ -63,6 +74,7 @@ class LocalSite:
             ),
             outbox=Outbox.below(config.courier_state, exchange, prepared),
             depot=depot,
+            witness=None if book is None else _witness(config, book),
         )
 
     def answer(self, message: Message) -> Message:
@@ -70,6 +82,8 @@ class LocalSite:
         try:
             kind, task = KINDS[message.metadata.message_type], read_task(message)
             check_task(kind, task, self.site.prepared)
+            if self.witness is not None:
+                self.witness.look()
             for stage, model in task.models.items():
                 self.models.bring(stage, model)
             self.models.forget_others(task.models)
@@ -96,3 +110,52 @@ class LocalSite:
             stream.seek(offset)
             pieces = iter(lambda: stream.read(PIECE), b"")
             self.depot.append(site, name, pieces, offset=offset, total=size)
+
+
+@dataclass(frozen=True, slots=True)
+class LocalLine:
+    """The way to a log that lies on this machine.
+
+    Attributes:
+        book: The log.
+        site: Who asks.
+        key: Its signing key, public half, hex.
+    """
+
+    book: Logbook
+    site: str
+    key: str
+
+    def published(self, path: str) -> bytes | None:
+        """A file of the log."""
+        try:
+            return (self.book.log.folder / path).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def vouch(self, note: bytes) -> bool:
+        """Hand in a cosigned checkpoint."""
+        self.book.cosigned.take(self.book.log, self.site, self.key, note)
+        return True
+
+
+def look_again(layout: Layout, sites: Iterable[str], book: Logbook) -> None:
+    """Every site looks at the log once more, as its courier would within minutes."""
+    for name in sites:
+        witness = _witness(SiteConfig.load(layout.site_config(name)), book)
+        if witness is not None:
+            witness.look()
+
+
+def _witness(config: SiteConfig, book: Logbook) -> Witness | None:
+    if config.consortium is None:
+        return None
+    key = load_signing_key(config.signing_key)
+    return Witness(
+        site=config.site,
+        consortium=config.consortium,
+        state=config.courier_state,
+        line=LocalLine(book, config.site, public_key_hex(key)),
+        key=key,
+        note=lambda: None,
+    )

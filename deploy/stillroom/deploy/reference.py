@@ -1,4 +1,4 @@
-"""The pages of docs/reference that are made from the code: error codes and configuration keys.
+"""The pages of docs/reference that are made from the code: codes, keys, the log's entries.
 
 ``python -m stillroom.deploy.reference`` writes them; with ``--check`` it refuses stale ones.
 """
@@ -16,6 +16,7 @@ from stillroom.client.config import SiteConfig
 from stillroom.common.errors import CODES
 from stillroom.common.study import Study
 from stillroom.deploy.ledger_page import ledger_page
+from stillroom.deploy.log_page import log_page, log_schema
 from stillroom.server.config import ServerConfig
 
 FOLDER = Path("docs/reference")
@@ -33,6 +34,8 @@ def pages() -> dict[str, str]:
     return {
         "errors.md": _errors(),
         "ledger.md": ledger_page(),
+        "log.md": log_page(),
+        "log-schema.json": log_schema(),
         "study-file.md": _model(
             Study,
             "The study file",

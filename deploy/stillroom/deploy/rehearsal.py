@@ -34,6 +34,7 @@ from stillroom.deploy.consortium_files import (
 from stillroom.deploy.hospitals import Hospital, make_hospitals, site_specs
 from stillroom.deploy.processes import Processes, free_ports
 from stillroom.server.config import ServerConfig
+from stillroom.server.logbook import log_settings
 from stillroom.server.run_cli import recorded_error
 from stillroom.server.store.folder import result_of
 from stillroom.server.store.journal import read_events
@@ -246,10 +247,12 @@ def _run_in_process(layout: Layout, hospitals: tuple[Hospital, ...], watch: Watc
     stop, failures = threading.Event(), list[BaseException]()
     sites = {hospital.name: layout.site_config(hospital.name) for hospital in hospitals}
     registry = layout.server / "registry.db"
+    config = ServerConfig.load(layout.server / "server.toml")
+    log = {key: str(value) for key, value in log_settings(config).items()}
 
     def work() -> None:
         try:
-            run_in_process(layout.study, layout.run, sites, registry=registry, stop=stop)
+            run_in_process(layout.study, layout.run, sites, registry=registry, log=log, stop=stop)
         except BaseException as error:  # noqa: BLE001  # carried to the thread that waits
             failures.append(error)
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from stillroom.common.canonical import file_digest
+from stillroom.common.markup import Child, Html, join, moment, plural, tag
 from stillroom.common.tensorfile import write_durably
 from stillroom.deploy.report_parts.curves import chart
-from stillroom.deploy.report_parts.markup import Child, Html, join, moment, plural, tag
 from stillroom.deploy.report_parts.participation import banner, exceptions, matrix, timeline
 from stillroom.deploy.report_parts.prose import headline, lede, stats
 from stillroom.deploy.report_parts.reading import (
@@ -61,6 +61,7 @@ def write_report(
             join(matrix(summary), exceptions(summary)),
         ),
         _release(release),
+        _log(summary),
         _notes(summary),
     ]
     title = str(summary.get("study_name") or "unnamed study")
@@ -223,6 +224,27 @@ def _release(release: Path | None) -> Html:
         for path in files
     ]
     return _section("release", "Release", RELEASE_NOTES, release_table(listed))
+
+
+LOG_NOTES = (
+    (
+        "Every step above is in the consortium's log, signed and published. `stillroom-audit` checks "
+        "it, and this release, without the server."
+    ),
+)
+
+
+def _log(summary: Summary) -> Html | None:
+    found: Mapping[str, Any] | None = summary.get("log")
+    if not found:
+        return None
+    who = ", ".join(found["cosigners"]) or "nobody"
+    body = join(
+        tag("p", "Entries in the log ", tag("code", found["origin"]), f": {found['size']}."),
+        tag("p", "Root ", tag("code", found["root"]), class_="id"),
+        tag("p", f"The first {found['cosigned_size']} entries were last cosigned by {who}."),
+    )
+    return _section("log", "Log", LOG_NOTES, body)
 
 
 def _notes(summary: Summary) -> Html:

@@ -13,7 +13,7 @@ from stillroom.client.picture import three_planes
 from stillroom.client.training.targets import Grid, decode_points
 from stillroom.common.study import Label, Study
 from stillroom.common.tensorfile import write_durably
-from stillroom.deploy.consortium_files import Layout
+from stillroom.deploy.consortium_files import Layout, logbook
 from stillroom.deploy.rehearsal import Outcome
 
 PICTURES = 3
@@ -48,11 +48,26 @@ def write_summary(layout: Layout, outcome: Outcome) -> dict[str, Any]:
         ],
         "refused_connections": outcome.edge["refused"] if outcome.edge else {},
         "consents": result.get("consents"),
+        "log": _log(layout),
         **{key: result[key] for key in ("stages", "metrics", "teachers", "student", "models")},
         "notes": result["notes"],
     }
     write_durably(layout.out / "summary.json", json.dumps(summary, indent=1).encode("utf-8"))
     return summary
+
+
+def _log(layout: Layout) -> dict[str, Any]:
+    """The consortium's log as the run left it: size, root, and who vouched for how much of it."""
+    book = logbook(layout)
+    head = book.log.head()
+    best = book.cosigned.best()
+    return {
+        "origin": head.origin,
+        "size": head.size,
+        "root": head.root.hex(),
+        "cosigned_size": 0 if best is None else best.checkpoint.size,
+        "cosigners": [] if best is None else list(best.sites),
+    }
 
 
 def _kind_of_data(outcome: Outcome) -> str:

@@ -10,13 +10,16 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from stillroom.common.errors import ConfigError, StillroomError
+from stillroom.common.signed_study import read_signature
 from stillroom.common.study import PreparedStudy, Study
 from stillroom.server.arrivals import look_sooner, patient, refuse_arrays
 from stillroom.server.bells import Ear
+from stillroom.server.chronicle import Chronicle
 from stillroom.server.consents import RegistryConsents
 from stillroom.server.depot import Depot
 from stillroom.server.endings import Ended, Paused, ending
 from stillroom.server.exchange import GridExchange
+from stillroom.server.logbook import from_settings
 from stillroom.server.store.folder import STATE, RunFolder, claimed
 from stillroom.server.store.journal import Journal
 from stillroom.server.store.runs import ENDED, RUNNING, Runs
@@ -41,7 +44,8 @@ def main(grid: Grid, context: Context) -> None:
     ``connect-s``, ``registry`` (its file; without
     one, consent is left to the sites alone), ``depot`` (folder of files on their way; below the
     run's without one), ``starts`` (folder of couriers' starts), ``runs`` (the table of runs) and
-    ``name`` (of this run in it); without the last two, nobody is asked whether it is to go on.
+    ``name`` (of this run in it); without the last two, nobody is asked whether it is to go on;
+    ``log`` and its companions (``logbook.KEYS``): the consortium's log, where it has one.
 
     Raises:
         StillroomError: Why the study ended; or why it cannot be run from here.
@@ -100,9 +104,17 @@ def _run(grid: Grid, settings: dict[str, str], wish: "Wish", ear: Ear | None) ->
         heed=wish,
         early_notes=tuple(f"{site} did not connect in time." for site in sorted(missing)),
     )
+    run.chronicle = Chronicle(
+        from_settings(settings), run_name(settings), read_signature(study_dir)
+    )
     if settings.get("registry"):
         run.consents = RegistryConsents(Path(settings["registry"]), prepared.digest)
     run.run()
+
+
+def run_name(settings: dict[str, str]) -> str:
+    """The run's name in the log: the operator's, or its folder's."""
+    return (settings.get("name") or Path(settings["run"]).name)[:64]
 
 
 class Wish:

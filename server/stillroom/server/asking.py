@@ -61,6 +61,7 @@ class Asking:
         journal: Told of late answers.
         heed: Called at every look for answers; may raise to stop.
         clock: Seconds of a steady clock.
+        late: Told of answers to rounds that have closed.
         let_go: Gets (site, SHA-256) of files that are of no use. They are removed by the caller
             once the round is behind it: a file of another round may have the same bytes.
     """
@@ -72,6 +73,7 @@ class Asking:
     heed: Callable[[], None]
     clock: Callable[[], float]
     let_go: set[tuple[str, str]]
+    late: Callable[[Call, Answer], None] = lambda _call, _answer: None
 
     def ask(
         self, calls: Sequence[Call], gathering: Gathering, settle: Settle | None = None
@@ -126,6 +128,7 @@ class Asking:
             site=call.site,
             seconds=round(answer.seconds, 2),
         )
+        self.late(call, answer)
         self._discard(call.site, answer)
 
     def _discard(self, site: str, answer: Answer) -> None:

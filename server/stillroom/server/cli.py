@@ -152,15 +152,29 @@ def build(
     prepared: Annotated[Path, typer.Argument(help="The prepared study.")],
     folder: Annotated[Path, typer.Argument(help="The run's folder.")],
     out: Annotated[Path, typer.Option(help="Folder for the release.")],
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", "-c", help="server.toml: enters the release into the log."),
+    ] = None,
 ) -> None:
-    """Build weights, MONAI Bundle and model card of a finished run (needs torch)."""
+    """Build weights, MONAI Bundle, model card and log proof of a finished run (needs torch)."""
+    from stillroom.server.logbook import open_logbook
+    from stillroom.server.release_proof import prove_release
     from stillroom.server.workstation import release as build_release
 
     require_empty(out)
+    book = None if config is None else open_logbook(ServerConfig.load(config))
     result = json.loads((folder / "result.json").read_text("utf-8"))
     if result["status"] != "completed":
         raise ConfigError("The run did not complete.", fix="See its result.json.")
     build_release(prepared, folder, out, run=result)
+    if book is None:
+        console.print("no --config, or no log: the release carries no proof that it is in one")
+    else:
+        index = prove_release(book, out, result["study_digest"])
+        console.print(f"entry {index} of the log; its proof is in {out / 'proof'}")
+    if not result["complete_participation"]:
+        console.print("a result from a subset of the sites; the model card says so")
     console.print(f"release in {out}")
 
 

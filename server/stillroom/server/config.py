@@ -41,6 +41,11 @@ class ServerConfig(Section):
     """Enrolled sites (made by ``init``): only they get in. Absent: every certificate of the CA does."""
     consortium: Path | None = None
     """The consortium's signed description, handed to sites that enrol (made by ``init``)."""
+    log_key: Path = Path("log.key")
+    """Signs the consortium's log (PEM, 0600; made by ``init``). Used where ``consortium`` names it."""
+    log_guard: Path | None = None
+    """What was last promised of the log; on another disk than ``state``, if there is one. Without it
+    ``log.guard`` in ``state``, which a backup restores together with the log that it should guard."""
     inner_port: Port = 8000
     """Loopback listener for Control and Runtime. Never reachable from another machine."""
     poll_s: Annotated[float, Field(gt=0, le=10)] = 2.0
@@ -83,6 +88,21 @@ class ServerConfig(Section):
         return self.state / "runs.db"
 
     @property
+    def log(self) -> Path:
+        """The consortium's log, as it is published: ``checkpoint`` and ``tile/``."""
+        return self.state / "log"
+
+    @property
+    def guard(self) -> Path:
+        """The file of ``log_guard``, or where it is without that."""
+        return self.log_guard or self.state / "log.guard"
+
+    @property
+    def cosigned(self) -> Path:
+        """The newest checkpoint that each site has cosigned."""
+        return self.state / "cosigned"
+
+    @property
     def inner_address(self) -> str:
         """Host and port of the loopback listener."""
         return f"127.0.0.1:{self.inner_port}"
@@ -96,7 +116,8 @@ class ServerConfig(Section):
         """
         raw = read_toml(path)
         here = path.resolve().parent
-        for key in ("state", "registry", "consortium"):
+        raw.setdefault("log_key", "log.key")
+        for key in ("state", "registry", "consortium", "log_key", "log_guard"):
             if isinstance(raw.get(key), str):
                 raw[key] = here / raw[key]
         if isinstance(raw.get("tls"), dict):

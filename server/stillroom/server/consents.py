@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from stillroom.common.consent import (
+    Consent,
     Record,
     Standing,
     check_record,
@@ -19,6 +20,8 @@ from stillroom.common.consent import (
     supersedes,
 )
 from stillroom.common.errors import StillroomError, TrustError
+from stillroom.common.log_entries import UNSTAMPED
+from stillroom.common.log_entries import Consent as ConsentEntry
 from stillroom.common.signing import public_key_from_hex
 from stillroom.server.store.registry import ENROLLED, Registry
 
@@ -68,7 +71,25 @@ def receive(
                 ),
             )
             latest = record
+            registry.say(lambda: consent_entry(record))
     return {"counts": record == latest}
+
+
+def consent_entry(record: Record) -> ConsentEntry:
+    """The log's entry about a record that counts now."""
+    return ConsentEntry(
+        time=UNSTAMPED,
+        site=record.site,
+        study=record.study,
+        act="given" if isinstance(record, Consent) else "withdrawn",
+        record=record_bytes(record).decode("utf-8"),
+    )
+
+
+def all_records(registry: Registry) -> list[Record]:
+    """Every record that the registry has kept, in the order in which they came."""
+    rows = registry.query("SELECT record FROM consents ORDER BY id")
+    return [parse_record(cast("bytes", row[0])) for row in rows]
 
 
 def standings(registry: Registry, study: str, *, now: float) -> dict[str, Standing]:

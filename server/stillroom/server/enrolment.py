@@ -29,6 +29,7 @@ from stillroom.server.store.registry import (
     ENROLLED,
     REQUESTED,
     Issued,
+    Note,
     Registry,
     Request,
     SiteRecord,
@@ -76,15 +77,15 @@ def new_token() -> str:
     return secrets.token_urlsafe(24)
 
 
-def open_registry(config: ServerConfig) -> Registry:
-    """The registry named in server.toml.
+def open_registry(config: ServerConfig, note: Note | None = None) -> Registry:
+    """The registry named in server.toml; ``note`` writes what changes in it into the log.
 
     Raises:
         ConfigError: STR-102 none is named, STR-101 it cannot be opened.
     """
     if config.registry is None:
         raise _not_configured("registry")
-    return Registry(config.registry)
+    return Registry(config.registry, note=note)
 
 
 def load_consortium(config: ServerConfig) -> Consortium:

@@ -62,8 +62,10 @@ def renew_certificate(
     """Give the server a new certificate for its present key; acts at its next start."""
     from stillroom.server.enrolment import Authority, utc_now
     from stillroom.server.foundation import renew_server_certificate
+    from stillroom.server.logbook import note_act
 
     settings = ServerConfig.load(config)
+    note_act(settings, "renew-certificate")
     renew_server_certificate(Authority.load(settings), settings.tls, host, utc_now())
     console.print("the server has a new certificate; restart it")
 
@@ -73,10 +75,11 @@ def invite(config: Config, name: Name) -> None:
     """Let a hospital ask once, within 72 hours; prints its token, which is shown only now."""
     from stillroom.common.consortium import grouped
     from stillroom.server.enrolment import load_consortium, new_token, open_registry
+    from stillroom.server.logbook import noting
 
     settings = ServerConfig.load(config)
     consortium, token = load_consortium(settings), new_token()
-    with open_registry(settings) as registry:
+    with open_registry(settings, noting(settings)) as registry:
         registry.invite(name, token, time.time())
     host = _dialled(settings)
     console.print(f"invitation for {name}, valid 72 hours, works once, shown only now")
@@ -144,12 +147,13 @@ def approve(
         write_public,
     )
     from stillroom.server.enrolment import approve as approve_request
+    from stillroom.server.logbook import noting
 
     settings = ServerConfig.load(config)
     authority = Authority.load(settings)
     if (request is None) != (out is None):
         raise ConfigError("--request and --out belong together.", fix="Give both or neither.")
-    with open_registry(settings) as registry:
+    with open_registry(settings, noting(settings)) as registry:
         keys = None if request is None else _read_request(request)
         asked = registry.site(name).request_fingerprint if keys is None else keys.check()[1]
         if asked is None:
@@ -178,8 +182,10 @@ def approve(
 def revoke(config: Config, name: Name) -> None:
     """Shut a hospital out: from its next request on; open connections are cut."""
     from stillroom.server.enrolment import open_registry
+    from stillroom.server.logbook import noting
 
-    with open_registry(ServerConfig.load(config)) as registry:
+    settings = ServerConfig.load(config)
+    with open_registry(settings, noting(settings)) as registry:
         registry.revoke(name, time.time())
     console.print(f"{name} is revoked")
 
@@ -188,8 +194,12 @@ def revoke(config: Config, name: Name) -> None:
 def renew(config: Config, name: Name) -> None:
     """Have a hospital take a new certificate at its next question, whatever day it is."""
     from stillroom.server.enrolment import open_registry
+    from stillroom.server.logbook import note_act
 
-    with open_registry(ServerConfig.load(config)) as registry:
+    settings = ServerConfig.load(config)
+    with open_registry(settings) as registry:
+        registry.site(name)
+        note_act(settings, "site renew", name)
         registry.ask_renewal(name, time.time())
     console.print(f"{name} renews at its next question (within minutes while its courier runs)")
 
@@ -206,11 +216,13 @@ def add(
     from stillroom.common.pki.files import load_signing_key
     from stillroom.common.signing import key_id, public_key_from_hex
     from stillroom.server.enrolment import open_registry
+    from stillroom.server.logbook import note_act
     from stillroom.server.store.registry import OperatorRecord
 
     settings, hexadecimal = ServerConfig.load(config), ungrouped(public_key)
     signer = load_signing_key(key or config.resolve().parent / "operator.key")
     _refuse_foreign_signer(settings, signer, leaving="")
+    note_act(settings, "operator add", name)
     with open_registry(settings) as registry:
         record = OperatorRecord(key_id(public_key_from_hex(hexadecimal)), name, hexadecimal)
         registry.add_operator(record, time.time())
@@ -227,10 +239,12 @@ def remove(
     """Take an operator out of office; give enrolled sites the new consortium.json yourself."""
     from stillroom.common.pki.files import load_signing_key
     from stillroom.server.enrolment import open_registry
+    from stillroom.server.logbook import note_act
 
     settings = ServerConfig.load(config)
     signer = load_signing_key(key or config.resolve().parent / "operator.key")
     _refuse_foreign_signer(settings, signer, leaving=name)
+    note_act(settings, "operator remove", name)
     with open_registry(settings) as registry:
         registry.remove_operator(name, time.time())
     _describe_again(config, signer)
@@ -273,11 +287,19 @@ def _refuse_foreign_signer(
 def _describe_again(config: Path, signer: "Ed25519PrivateKey") -> None:
     from stillroom.server.enrolment import load_consortium, open_registry, utc_now
     from stillroom.server.foundation import Papers, describe_again
+    from stillroom.server.logbook import noting
 
     settings = ServerConfig.load(config)
     with open_registry(settings) as registry:
         name = load_consortium(settings).name
-        describe_again(Papers(config.resolve().parent), registry, name, signer, utc_now())
+        describe_again(
+            Papers(config.resolve().parent),
+            registry,
+            name,
+            signer,
+            utc_now(),
+            note=noting(settings),
+        )
 
 
 def _read_request(path: Path) -> "KeyRequest":

@@ -9,9 +9,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from stillroom.common.consortium import fingerprint, make_consortium, read_consortium
 from stillroom.common.errors import ConfigError
+from stillroom.common.log_identity import log_origin
 from stillroom.common.pki.files import (
     load_certificate,
     load_key,
+    load_signing_key,
     write_certificate,
     write_key,
     write_signing_key,
@@ -21,9 +23,13 @@ from stillroom.common.pki.names import server_san
 from stillroom.common.signing import key_id, new_signing_key, public_key_from_hex, public_key_hex
 from stillroom.common.tensorfile import write_durably
 from stillroom.server.config import TlsSection
+from stillroom.server.cosigned import Cosigned
 from stillroom.server.descriptions import keep
 from stillroom.server.enrolment import Authority
-from stillroom.server.store.registry import OperatorRecord, Registry
+from stillroom.server.log import Log
+from stillroom.server.logbook import Logbook
+from stillroom.server.reconciliation import description_entry
+from stillroom.server.store.registry import Note, OperatorRecord, Registry
 
 CA_DAYS = 3650
 SERVER_DAYS = 397
@@ -112,9 +118,10 @@ def found(
             f"{folder} already holds something.", fix="Name a new or empty folder.", code="STR-107"
         )
     ca, ca_key = make_ca(name[:64] or "stillroom", CA_DAYS, now)
-    operator, server_key = new_signing_key(), new_key()
+    operator, log_key, server_key = new_signing_key(), new_signing_key(), new_key()
+    operators = {FIRST_OPERATOR: operator.public_key()}
     description = make_consortium(
-        name, ca, ca_key, {FIRST_OPERATOR: operator.public_key()}, operator, now
+        name, ca, ca_key, operators, operator, now, log_key=log_key.public_key()
     )
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     papers = Papers(folder)
@@ -126,23 +133,40 @@ def found(
         issue_server(ca, ca_key, server_key.public_key(), hosts, now, days=SERVER_DAYS),
     )
     write_signing_key(papers.operator_key, operator)
-    write_signing_key(papers.log_key, new_signing_key())
+    write_signing_key(papers.log_key, log_key)
     write_durably(papers.consortium, description)
     with Registry.create(papers.registry) as registry:
         record = OperatorRecord(key_id(operator), FIRST_OPERATOR, public_key_hex(operator))
         registry.add_operator(record, now.timestamp())
+    # The log begins with who keeps it.
+    first = description_entry(read_consortium(description))
+    first_log(papers, name, log_key).note(first)
     # server.toml comes last: a folder without it was not finished.
     write_durably(papers.config, _server_toml(ports or Ports()).encode("utf-8"))
     return fingerprint(ca)
 
 
-def describe_again(
-    papers: Papers, registry: Registry, name: str, signer: Ed25519PrivateKey, now: datetime
+def first_log(papers: Papers, name: str, key: Ed25519PrivateKey) -> Logbook:
+    """The log of a consortium that is being founded, where its server.toml will say it is."""
+    state = papers.folder / "state"
+    log = Log(state / "log", state / "log.guard", log_origin(name), key)
+    return Logbook(log, Cosigned(state / "cosigned"))
+
+
+def describe_again(  # what, who is in it, by whom, when, and who is told
+    papers: Papers,
+    registry: Registry,
+    name: str,
+    signer: Ed25519PrivateKey,
+    now: datetime,
+    *,
+    note: Note | None = None,
 ) -> None:
     """Write a new ``consortium.json`` after operators came or went, signed by ``signer``.
 
     It is issued at least a second after the one before, whatever the clock says, and both are kept,
-    so that a site that was away can follow from one to the next.
+    so that a site that was away can follow from one to the next. ``note`` writes it into the log
+    first: what sites see is there.
 
     Raises:
         ConfigError: STR-101 the CA's key cannot be read; STR-108 the signer is not in office.
@@ -159,7 +183,10 @@ def describe_again(
     ca, ca_key = load_certificate(papers.ca), load_key(papers.ca_key)
     before = read_consortium(papers.consortium.read_bytes())
     issued = max(now, before.issued_at + timedelta(seconds=1))
-    raw = make_consortium(name, ca, ca_key, operators, signer, issued)
+    log_key = load_signing_key(papers.log_key).public_key()
+    raw = make_consortium(name, ca, ca_key, operators, signer, issued, log_key=log_key)
+    if note is not None:
+        note(description_entry(read_consortium(raw)))
     # Kept first: a crash between the two leaves sites a step ahead, on a description that the
     # operator signed; the command is then given again and makes the next.
     keep(papers.consortium, before)
@@ -187,6 +214,8 @@ enrol_port = {ports.enrol}        # enrolment: TLS 1.3 and a one-time token; del
 inner_port = {ports.inner}        # loopback only
 registry = "registry.db"
 consortium = "consortium.json"
+log_key = "log.key"         # signs the consortium's log, state/log
+# log_guard = "/another/disk/log.guard"   # what was promised of it; survives a restored backup there
 
 [tls]
 ca = "ca.pem"

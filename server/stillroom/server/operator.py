@@ -24,6 +24,7 @@ from flwr.supercore.fab import Fab
 
 from stillroom.common.errors import ConfigError, ResourceError
 from stillroom.server.config import ServerConfig
+from stillroom.server.logbook import log_settings
 
 T = TypeVar("T")
 
@@ -88,6 +89,7 @@ class Operator:
             "starts": str(config.arrivals.resolve()),
             "runs": str(config.runs.resolve()) if name else "",
             "name": name,
+            **log_settings(config),
         }
         content = _bundle()
         answer = self._ask(
@@ -170,6 +172,11 @@ depot = ""
 starts = ""
 runs = ""
 name = ""
+log = ""
+log-guard = ""
+log-key = ""
+log-origin = ""
+log-cosigned = ""
 """
     files = {"pyproject.toml": project.encode("utf-8"), "LICENSE": b"Apache-2.0\n"}
     content, _ = build_fab_from_files(files)

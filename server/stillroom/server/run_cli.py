@@ -25,6 +25,8 @@ Config = Annotated[
 ]
 RunName = Annotated[str, typer.Argument(help="A run's name or number; see `run list`.")]
 
+SUBSET = 7
+"""Exit status of a study that was completed, but not by everybody who was expected."""
 END_S = 15.0
 """How long `run stop` waits for the study's process to see it."""
 
@@ -42,6 +44,7 @@ def start(
     from stillroom.common.signed_study import SignedStudy
     from stillroom.common.study import PreparedStudy
     from stillroom.server.enrolment import load_consortium
+    from stillroom.server.logbook import note_act
 
     require_empty(out)
     settings = ServerConfig.load(config)
@@ -51,6 +54,7 @@ def start(
         # Sites would refuse it one by one; told here, it costs nobody a round.
         known = load_consortium(settings).operator_keys
         digest = SignedStudy.load(prepared, known).prepared.digest
+    note_act(settings, "run start", name or out.resolve().name)
     with Runs(settings.runs) as runs:
         made = runs.add(name or out.resolve().name, prepared, out, time.time())
     console.print(f"run {made.number}, {made.name}, of study {digest[:16]}; watch it with")
@@ -63,7 +67,10 @@ def watch(
     folder: Annotated[Path, typer.Argument(help="The run's folder.")],
     follow: Annotated[bool, typer.Option(help="Stay until the run ends.")] = True,
 ) -> None:
-    """Show what a run does, as it happens; exits with the status the run ends with."""
+    """Show what a run does, as it happens; exits with the status the run ends with.
+
+    7 means that it was completed, and that not everybody who was expected took part in everything.
+    """
     from stillroom.server.store.folder import result_of
     from stillroom.server.store.journal import describe, read_events
 
@@ -84,6 +91,9 @@ def watch(
             time.sleep(0.5)
     if ended["error"]:
         raise recorded_error(ended["error"])
+    if not (result_of(folder) or {}).get("complete_participation", True):
+        console.print("completed without everybody: a result from a subset; see its notes")
+        raise typer.Exit(SUBSET)
 
 
 @run.command("list")
@@ -145,6 +155,7 @@ def stop(
 ) -> None:
     """Pause a run where it is, or end it for good. Nothing that was committed is lost."""
     from stillroom.server.depot import Depot
+    from stillroom.server.logbook import note_act, open_logbook
     from stillroom.server.run_status import end_idle
     from stillroom.server.store.folder import RESULT, is_free
 
@@ -152,10 +163,13 @@ def stop(
     with Runs(settings.runs) as runs:
         one = runs.get(name)
         _require_open(one)
+        note_act(settings, "run stop --end" if end else "run stop", one.name)
         runs.want(one.name, ENDED if end else STOPPED, time.time())
+    book = open_logbook(settings)
     until = time.monotonic() + END_S
     while time.monotonic() < until:
-        if end and ((one.folder / RESULT).exists() or end_idle(one, Depot(settings.depot))):
+        depot = Depot(settings.depot)
+        if end and ((one.folder / RESULT).exists() or end_idle(one, depot, book)):
             console.print(f"{one.name} has ended")
             return
         if not end and is_free(one.folder):
@@ -168,13 +182,17 @@ def stop(
 @run.command()
 def resume(config: Config, name: RunName) -> None:
     """Let a paused run go on from its last committed round."""
-    with Runs(ServerConfig.load(config).runs) as runs:
+    from stillroom.server.logbook import note_act
+
+    settings = ServerConfig.load(config)
+    with Runs(settings.runs) as runs:
         one = runs.get(name)
         _require_open(one)
         if one.wanted == ENDED:
             raise ConfigError(
                 f"{one.name} was ended for good.", fix="Start the study in a new folder."
             )
+        note_act(settings, "run resume", one.name)
         runs.want(one.name, RUNNING, time.time())
     console.print(f"{one.name} goes on within seconds, or when the server is started")
 

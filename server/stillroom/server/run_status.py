@@ -5,9 +5,12 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from stillroom.common.signed_study import read_signature
 from stillroom.common.study import PreparedStudy
+from stillroom.server.chronicle import Chronicle
 from stillroom.server.depot import Depot
 from stillroom.server.endings import stopped
+from stillroom.server.logbook import Logbook
 from stillroom.server.store.folder import RESULT, STATE, RunFolder, claimed, is_free
 from stillroom.server.store.journal import Journal, describe, read_events
 from stillroom.server.store.runs import ENDED, RUNNING, Run
@@ -93,8 +96,13 @@ def standing(run: Run) -> Standing:
     )
 
 
-def end_idle(run: Run, depot: Depot) -> bool:
+def end_idle(run: Run, depot: Depot, book: Logbook | None = None) -> bool:
     """End a run for good that nobody works in; False while somebody does, who then has to.
+
+    Args:
+        run: The run.
+        depot: Where its files are on their way.
+        book: The log that is told.
 
     Raises:
         TrustError: STR-204, STR-514, the study or the run's folder is damaged.
@@ -107,7 +115,14 @@ def end_idle(run: Run, depot: Depot) -> bool:
         stack.enter_context(claimed(run.folder))
         prepared = PreparedStudy.load(run.study)
         folder = RunFolder(run.folder, run.study / "weights")
-        StudyRun(prepared, folder, None, depot).end(stopped())  # type: ignore[arg-type]  # asks nobody
+        chronicle = Chronicle(book, run.name[:64], read_signature(run.study))
+        StudyRun(
+            prepared,
+            folder,
+            None,  # type: ignore[arg-type]  # asks nobody
+            depot,
+            chronicle=chronicle,
+        ).end(stopped())
     return True
 
 

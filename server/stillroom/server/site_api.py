@@ -18,7 +18,8 @@ from stillroom.common.errors import StillroomError
 from stillroom.server.bells import NEWS, Bell, seen_of
 from stillroom.server.depot_api import BLOB, UPLOAD, DepotApi, answer
 from stillroom.server.enrolment import Authority, renew, utc_now
-from stillroom.server.store.registry import Registry
+from stillroom.server.log_api import LOG, LogApi
+from stillroom.server.store.registry import Note, Registry
 
 log = logging.getLogger(__name__)
 
@@ -34,13 +35,16 @@ Handler = Callable[[str, bytes, Registry], dict[str, Any]]
 class SiteApi:
     """Routes a site's own requests to their handlers."""
 
-    def __init__(
+    def __init__(  # everything a site may ask for
         self,
         registry: Path | None,
         handlers: Mapping[str, Handler],
         depot: DepotApi,
         arrived: Callable[[str], bool],
         tasks: Bell | None = None,
+        *,
+        note: Note | None = None,
+        log_api: LogApi | None = None,
     ) -> None:
         """Put requests where they belong.
 
@@ -50,15 +54,21 @@ class SiteApi:
             depot: Answers about files of weights.
             arrived: Told of the start of a site's courier; whether that site's key is known.
             tasks: Rings when a task may have been pushed; None where nothing rings.
+            note: Writes into the log what changes in the registry.
+            log_api: Hands out the log; None where there is none.
         """
         self._registry, self._handlers = registry, dict(handlers) if registry else {}
         self._depot, self._arrived, self._tasks = depot, arrived, tasks
+        self._note, self._log = note, log_api
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send, site: str) -> None:
         """Answer one request of ``site``."""
         path = scope["path"].removeprefix(PREFIX)
         if path.partition("/")[0] in {BLOB, UPLOAD}:
             await self._depot(scope, receive, send, site=site, path=path)
+            return
+        if path.startswith(LOG) and self._log is not None and scope["method"] == "GET":
+            await self._log(send, path.removeprefix(LOG))
             return
         if path == ARRIVE and scope["method"] == "POST":
             known = await run_in_threadpool(self._arrived, site)
@@ -91,7 +101,7 @@ class SiteApi:
         await answer(send, 200, said)
 
     def _handle(self, handler: Handler, site: str, body: bytes) -> dict[str, Any]:
-        with Registry(cast("Path", self._registry)) as registry:
+        with Registry(cast("Path", self._registry), note=self._note) as registry:
             return handler(site, body, registry)
 
 

@@ -13,21 +13,25 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from stillroom.common.consent import Standing
 from stillroom.common.errors import StillroomError
+from stillroom.common.log_entries import UNSTAMPED, Entry, StudyStarted
 from stillroom.common.messages import INVENTORY, LABEL, ROUND, STAGE, ModelRef, Task
 from stillroom.common.study import PreparedStudy, Stage, Study
 from stillroom.common.update import check_task
 from stillroom.server.asking import Asking, Call, Exchange, Settle
+from stillroom.server.chronicle import Chronicle
 from stillroom.server.depot import Depot
 from stillroom.server.endings import Ended, Paused, broken, disk_full, ending, stopped
-from stillroom.server.rounds.admission import admit, admit_evaluation, without_consent
+from stillroom.server.retention import keep_round
+from stillroom.server.rounds.admission import Admission, admit, admit_evaluation, without_consent
 from stillroom.server.rounds.aggregate import Aggregate
 from stillroom.server.rounds.deadline import Gathering
 from stillroom.server.rounds.memory import Memory
 from stillroom.server.rounds.outcome import (
+    Answer,
     Outcome,
     require_quorum,
     round_record,
@@ -37,6 +41,15 @@ from stillroom.server.rounds.schedule import exchanges_weights
 from stillroom.server.rounds.state import RunState, active, files_of, to_check, wave_of
 from stillroom.server.store.folder import RESULT, RunFolder
 from stillroom.server.store.journal import read_events
+from stillroom.server.study_notes import (
+    finished,
+    late,
+    round_committed,
+    round_opened,
+    scored,
+    stage_opened,
+    update,
+)
 from stillroom.server.sums import Sums
 
 log = logging.getLogger(__name__)
@@ -58,6 +71,7 @@ class StudyRun:
         clock: Seconds of a steady clock.
         wall: Seconds since the epoch.
         early_notes: What was amiss before a first start.
+        chronicle: The run's way into the log.
     """
 
     prepared: PreparedStudy
@@ -69,6 +83,7 @@ class StudyRun:
     clock: Callable[[], float] = time.monotonic
     wall: Callable[[], float] = time.time
     early_notes: tuple[str, ...] = ()
+    chronicle: Chronicle = field(default_factory=lambda: Chronicle(None, ""))
     state: RunState = field(init=False)
     let_go: set[tuple[str, str]] = field(default_factory=set)
 
@@ -97,6 +112,7 @@ class StudyRun:
                 self._step()
         except Paused as pause:
             event("study.paused", reason=pause.reason)
+            self.chronicle.note(self._started("stopped"))
             raise
         except (KeyboardInterrupt, SystemExit):
             # Flower ends a process with a signal. Nothing is to be saved: it is all saved.
@@ -125,11 +141,15 @@ class StudyRun:
             self.state = RunState(study=self.prepared.digest, started_at=self.wall())
             for text in self.early_notes:
                 self._note(text)
+            self._commit(self.state, self._started("started"))
             self.folder.journal.event("study.started", study=self.prepared.digest)
             return
         self.state = found
+        # Killed between state and log: what the last step had to say is said now, or has been.
+        self.chronicle.settle(found)
         if found.final:
             return
+        self.chronicle.note(self._started("resumed"))
         self.folder.journal.event(
             "study.resumed",
             study=self.prepared.digest,
@@ -209,14 +229,17 @@ class StudyRun:
             if exchanges_weights(stage):
                 initial = self.prepared.stages[stage.name].initial_sha256
                 models[stage.name] = ModelRef(initial, self.folder.model(initial).stat().st_size)
-        self._commit(self.state.opened(self.study, models))
-        for stage in wave_of(self.study, self.state):
+        after = self.state.opened(self.study, models)
+        wave = wave_of(self.study, after)
+        self._commit(after, *(stage_opened(after.study, s, after.models) for s in wave))
+        for stage in wave:
             self.folder.journal.event("stage.opened", stage=stage.name, recipe=stage.recipe)
 
     def _run_round(self) -> None:
-        opened = self.clock()
+        opened, chronicle = self.clock(), self.chronicle
         stages = {stage.name: stage for stage in active(self.study, self.state)}
-        calls = [call for stage in stages.values() for call in self._invite(stage)]
+        earlier = {name: chronicle.asked_before(self.state, name) for name in stages}
+        calls = self._invite(stages.values())
         sums = Sums(self.prepared, self.state, self.folder, self.depot, calls)
 
         def settle(call: Call, outcome: Outcome) -> None:
@@ -224,6 +247,8 @@ class StudyRun:
             sums.put(call, outcome)
 
         outcomes = self._ask(calls, settle=settle)
+        for (name, site), outcome in sorted(outcomes.items()):
+            chronicle.gather(update(self.state, name, site, outcome))
         made: dict[str, Aggregate] = {}
         records: dict[str, dict[str, Any]] = {}
         for name, stage in stages.items():
@@ -235,39 +260,84 @@ class StudyRun:
             if one is not None:
                 made[name] = one
             records[name] = self._record(stage, mine, made.get(name), self.clock() - opened)
+            self._retain(stage, mine)
+        self._await_witnesses({site for _, site in outcomes})
         # 2. The records. Killed here: written again when the round is.
+        commits = []
+        chronicle.gather_vouched()
         for name, record in records.items():
-            self.folder.write_round(name, record)
-        # 3. The state: all stages of this round, or none.
+            self.folder.write_round(name, {**record, **self._witnesses()})
+            sha256 = self.folder.round_digest(name, self.state.number)
+            commits.append(round_committed(self.state, record, sha256, earlier[name]))
+        # 3. The state: all stages of this round, or none; with it, what is to be said in the log.
+        #    Killed here: ``_begin`` says it.
+        # 4. The log. Killed here: ``_begin`` finds it there.
         self._commit(
             self.state.committed(
                 self.study,
                 {name: ModelRef(one.sha256, one.nbytes, one.delta) for name, one in made.items()},
                 _slowest(outcomes),
                 tuple({site for (_, site), o in outcomes.items() if o.status == "late"}),
-            )
+            ),
+            *commits,
         )
-        # 4. The world. Killed here: ``_begin`` does it.
+        # 5. The world. Killed here: ``_begin`` does it.
         for name, record in records.items():
             self._tell_closed(stages[name], record)
             self._tidy_round(record)
         self._tidy()
 
-    def _invite(self, stage: Stage) -> list[Call]:
+    def _invite(self, stages: Iterable[Stage]) -> list[Call]:
+        """Whom to ask in every stage of this round; in the log before anybody is."""
         standings = self._standings(self.state.inventories)
-        admission = admit(self.study, stage, self.state.inventories, standings)
-        kind = ROUND if exchanges_weights(stage) else LABEL
-        names = [stage.name] if exchanges_weights(stage) else []
-        task = self._task(kind, stage, self.state.number, [*names, *stage.teachers])
-        self.folder.journal.event(
-            "round.opened",
-            stage=stage.name,
-            round=self.state.number,
-            of=stage.rounds,
-            invited=list(admission.invited),
-            left_out=dict(admission.left_out),
+        calls, opened = list[Call](), list[tuple[Stage, Admission]]()
+        for stage in stages:
+            admission = admit(self.study, stage, self.state.inventories, standings)
+            kind = ROUND if exchanges_weights(stage) else LABEL
+            names = [stage.name] if exchanges_weights(stage) else []
+            task = self._task(kind, stage, self.state.number, [*names, *stage.teachers])
+            calls += [Call(kind, site, task) for site in admission.invited]
+            opened.append((stage, admission))
+        self.chronicle.note(
+            *(round_opened(self.state, s, one.invited, one.left_out) for s, one in opened)
         )
-        return [Call(kind, site, task) for site in admission.invited]
+        for stage, admission in opened:
+            self.folder.journal.event(
+                "round.opened",
+                stage=stage.name,
+                round=self.state.number,
+                of=stage.rounds,
+                invited=list(admission.invited),
+                left_out=dict(admission.left_out),
+            )
+        return calls
+
+    def _await_witnesses(self, sites: set[str]) -> None:
+        quorum = self.study.study.quorum
+        self.chronicle.wait_for(quorum.witnesses, sites, limit_s=quorum.deadline_s, heed=self.heed)
+
+    def _witnesses(self) -> dict[str, Any]:
+        """Who has vouched for the log in which the round before stands, for a round's record."""
+        found = self.chronicle.vouched()
+        if found is None:
+            return {}
+        return {"witnessed": {"size": found.checkpoint.size, "sites": list(found.sites)}}
+
+    def _retain(self, stage: Stage, outcomes: Mapping[str, Outcome]) -> None:
+        """Keep what it takes to make this round again, if the study says so."""
+        if exchanges_weights(stage):
+            keep_round(self.prepared, self.folder, self.depot, self.state, stage, outcomes)
+
+    def _started(self, act: Literal["started", "resumed", "stopped"]) -> StudyStarted:
+        return StudyStarted(
+            time=UNSTAMPED,
+            study=self.prepared.digest,
+            name=self.study.study.name,
+            run=self.chronicle.run,
+            act=act,
+            signature=self.chronicle.signature if act == "started" else "",
+            witnesses=self.study.study.quorum.witnesses,
+        )
 
     def _task(self, kind: str, stage: Stage, number: int, models: Iterable[str]) -> Task:
         """A task, with its models where sites can fetch them."""
@@ -325,8 +395,7 @@ class StudyRun:
         stages = to_check(self.study, self.state)
         found = self._evaluate(stages, self.state.number, held_out_only=True)
         for stage in stages:
-            record = self.folder.rounds(stage.name, self.state.number)[-1]
-            self.folder.write_round(stage.name, {**record, "evaluation": found[stage.name]})
+            self.folder.write_scores(stage.name, self.state.number, found[stage.name])
         self._commit(self.state.checked(self.study))
 
     def _score(self) -> None:
@@ -363,13 +432,17 @@ class StudyRun:
             task = self._task(STAGE, stage, number or stage.rounds, [stage.name])
             calls += [Call(STAGE, site, task) for site in sites]
         scores: dict[str, dict[str, Mapping[str, float]]] = {stage.name: {} for stage in stages}
+        missing: dict[str, dict[str, str]] = {stage.name: {} for stage in stages}
         outcomes = self._ask(calls, limit_s=self.study.study.quorum.deadline_s)
         for (name, site), outcome in sorted(outcomes.items()):
             if outcome.status == "admitted":
                 scores[name][site] = outcome.metrics
             else:
+                missing[name][site] = outcome.reason or outcome.status
                 self._note(f"{name}: {site} could not be scored, {outcome.reason}.")
         for stage in stages:
+            name, turn = stage.name, number or stage.rounds
+            self.chronicle.gather(scored(self.state, name, turn, scores[name], missing[name]))
             self.folder.journal.event(
                 "stage.scored",
                 stage=stage.name,
@@ -403,14 +476,23 @@ class StudyRun:
             self.heed,
             self.clock,
             self.let_go,
+            self._late,
         ).ask(calls, gathering, settle)
 
     # -- 4. what is left behind -----------------------------------------------------------------
 
-    def _commit(self, state: RunState) -> None:
-        """The one place where a step becomes the past."""
+    def _late(self, call: Call, answer: Answer) -> None:
+        task = call.task
+        if call.kind in {ROUND, LABEL}:
+            self.chronicle.gather(late(task.study, task.stage, task.round, call.site, answer))
+
+    def _commit(self, state: RunState, *entries: Entry) -> None:
+        """The one place where a step becomes the past, and where the log is told of it."""
+        self.chronicle.gather(*entries)
+        state = self.chronicle.written_into(state)
         self.folder.save(state)
         self.state = state
+        self.chronicle.settle(state)
 
     def _tell_closed(self, stage: Stage, record: Mapping[str, Any]) -> None:
         losses = [
@@ -463,16 +545,20 @@ class StudyRun:
         """Write down how it ended. Killed here: done at the next start, which finds a final state."""
         document = self.folder.journal.read(RESULT)
         if document is None:
-            closed = self.state.closed
-            rounds = {name: self.folder.rounds(name, number) for name, number in closed.items()}
-            seconds = self.wall() - self.state.started_at
-            document = result(self.study, self.state, rounds, seconds=seconds)
+            document, sha256 = self.folder.draft(self._result)
+            self.chronicle.finish(self.state, finished(document, self.chronicle.run, sha256))
             # Watchers end with the event and then read the document: it must be there.
-            self.folder.journal.write(RESULT, document)
+            self.folder.publish_result()
         if not any(e["event"] == "study.finished" for e in self._events()):
             self.folder.journal.event(
                 "study.finished", status=document["status"], error=document["error"]
             )
+
+    def _result(self) -> dict[str, Any]:
+        closed = self.state.closed
+        rounds = {name: self.folder.rounds(name, number) for name, number in closed.items()}
+        seconds = self.wall() - self.state.started_at
+        return result(self.study, self.state, rounds, seconds=seconds)
 
     def _events(self) -> Iterator[dict[str, Any]]:
         return (event for _, event in read_events(self.folder.journal.folder))

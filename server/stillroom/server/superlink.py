@@ -44,9 +44,13 @@ from stillroom.server.edge import EdgeRecord, FleetGate, PeerProtocol, cut, tls_
 from stillroom.server.enrolment import Authority, load_consortium, open_registry
 from stillroom.server.keeper import LOOK_EVERY_S, Keeper
 from stillroom.server.layers import without_idle_layers
+from stillroom.server.log_api import COSIGN, LogApi, cosign
+from stillroom.server.logbook import Logbook, open_logbook
 from stillroom.server.membership import Members
 from stillroom.server.nodes import keep_in_step, take_offline
 from stillroom.server.operator import Operator
+from stillroom.server.reconciliation import reconcile
+from stillroom.server.refusals import keep_refusals
 from stillroom.server.site_api import PREFIX, Handler, SiteApi, renewal
 from stillroom.server.starts import note_start
 from stillroom.server.store.journal import Journal
@@ -78,11 +82,14 @@ def serve(config: ServerConfig) -> None:
     Raises:
         ResourceError: STR-501 when a port is taken.
         TrustError: STR-202 when a private key is readable by others, STR-203 when one does not
-            belong to its certificate.
+            belong to its certificate, STR-221 when the log does not continue what was promised.
         ConfigError: STR-101 when the registry or the consortium's description cannot be read.
     """
     tls = config.tls
     check_pair(load_certificate(tls.certificate), load_key(tls.private_key))
+    book = open_logbook(config)
+    if book is not None:
+        _settle_log(config, book)
     record = EdgeRecord()
     context = tls_context(tls.ca, tls.certificate, tls.private_key, record)
     config.state.mkdir(parents=True, exist_ok=True)
@@ -103,7 +110,7 @@ def serve(config: ServerConfig) -> None:
                     Belfry(app, {REPLIES: replies}),
                     record,
                     members,
-                    _site_api(config, app, tasks),
+                    _site_api(config, app, tasks, book),
                 ),
                 lifespan="off",
                 http=PeerProtocol,
@@ -123,6 +130,8 @@ def serve(config: ServerConfig) -> None:
             _keep_out(edge, members, record),
             _keep_runs(config, nodes_known),
         ]
+        if book is not None:
+            chores.append(keep_refusals(record, book))
         if config.registry is None:
             nodes_known.set()
         else:
@@ -130,7 +139,19 @@ def serve(config: ServerConfig) -> None:
         asyncio.run(_serve_all((inner, inner_socket), listeners, chores, (tasks, replies)))
 
 
-def _site_api(config: ServerConfig, app: FastAPI, tasks: Bell) -> SiteApi:
+def _settle_log(config: ServerConfig, book: Logbook) -> None:
+    """Finish an append that was cut short, refuse a log that was restored, add what it lacks."""
+    with contextlib.ExitStack() as stack:
+        registry = None
+        if config.registry is not None:
+            registry = stack.enter_context(Registry(config.registry, read_only=True))
+        count = reconcile(book, load_consortium(config), registry)
+    log.info("log.settled", extra={"note": f"{book.size()} entries, {count} of them just added"})
+
+
+def _site_api(
+    config: ServerConfig, app: FastAPI, tasks: Bell, book: Logbook | None = None
+) -> SiteApi:
     """What sites may ask of us; where nobody is enrolled, only about files of weights."""
     handlers: dict[str, Handler] = {f"{PREFIX}consent": consent}
     if config.consortium is not None:
@@ -138,7 +159,19 @@ def _site_api(config: ServerConfig, app: FastAPI, tasks: Bell) -> SiteApi:
     if config.tls.ca_key is not None and config.registry is not None:
         handlers[f"{PREFIX}renew"] = renewal(Authority.load(config))
     depot = DepotApi(Depot(config.depot, config.max_blob_mib << 20))
-    return SiteApi(config.registry, handlers, depot, partial(_arrived, config, app), tasks)
+    arrived = partial(_arrived, config, app)
+    if book is None:
+        return SiteApi(config.registry, handlers, depot, arrived, tasks)
+    handlers[f"{PREFIX}{COSIGN}"] = cosign(book)
+    return SiteApi(
+        config.registry,
+        handlers,
+        depot,
+        arrived,
+        tasks,
+        note=book.note,
+        log_api=LogApi(config.log),
+    )
 
 
 def _arrived(config: ServerConfig, app: FastAPI, site: str) -> bool:

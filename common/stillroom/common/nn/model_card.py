@@ -102,6 +102,12 @@ def _data(run: Mapping[str, Any]) -> list[str]:
 
 def _sites(run: Mapping[str, Any]) -> list[str]:
     lines = ["## Who took part", ""]
+    if run.get("complete_participation") is False:
+        lines += [
+            "**This model is a result from a subset:** not everybody who was expected took part in",
+            "everything. The run's notes and the consortium's log say who, when and why.",
+            "",
+        ]
     sites = list(run.get("sites", ()))
     if not sites:
         return [*lines, "The run's record names no site."]

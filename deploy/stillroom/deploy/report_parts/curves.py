@@ -3,8 +3,8 @@
 import math
 from collections.abc import Mapping, Sequence
 
+from stillroom.common.markup import Child, Html, tag
 from stillroom.deploy.report_parts.marks import site_class, site_mark
-from stillroom.deploy.report_parts.markup import Child, Html, tag
 from stillroom.deploy.report_parts.reading import Curve
 
 WIDTH, HEIGHT = 400, 230

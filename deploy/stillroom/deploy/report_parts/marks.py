@@ -6,7 +6,7 @@ darkened or lightened for the page it stands on.
 
 import math
 
-from stillroom.deploy.report_parts.markup import Html, tag
+from stillroom.common.markup import Html, tag
 
 COLOURS = 8
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from stillroom.common.markup import Child, Html, duration, join, listing, plural, tag
 from stillroom.deploy.report_parts.marks import status_mark
-from stillroom.deploy.report_parts.markup import Child, Html, duration, join, listing, plural, tag
 from stillroom.deploy.report_parts.reading import (
     Summary,
     absent_sites,

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from stillroom.deploy.report_parts.markup import (
+from stillroom.common.markup import (
     Html,
     data_size,
     duration,

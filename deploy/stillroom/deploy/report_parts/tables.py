@@ -3,8 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stillroom.deploy.report_parts.marks import site_key, site_mark
-from stillroom.deploy.report_parts.markup import (
+from stillroom.common.markup import (
     Child,
     Html,
     data_size,
@@ -14,6 +13,7 @@ from stillroom.deploy.report_parts.markup import (
     tag,
     tls_name,
 )
+from stillroom.deploy.report_parts.marks import site_key, site_mark
 from stillroom.deploy.report_parts.reading import Summary, site_names, traffic
 
 ROLES = {"train": "trains", "held_out": "held out"}

@@ -57,6 +57,10 @@ class Memory:
         """The file that this round writes."""
         return self._path(kind, self.round)
 
+    def all_before(self) -> list[Path]:
+        """Every file that the round before left."""
+        return sorted(self.folder.glob(f"{self.stage}.{self.round - 1:06d}.*.safetensors"))
+
     def forget(self) -> None:
         """Remove what earlier rounds left: for after the commit of this one."""
         for path in self.folder.glob(f"{self.stage}.*.safetensors"):

@@ -46,6 +46,8 @@ class RunState:
         left: Site -> why it was told to be left out, so that it is told once.
         notes: What was not as it should be, in words.
         error: Of a study that ended without its student: code, what, fix, exit status.
+        entries: What the last step says in the log.
+        logged: How many entries the log had before.
     """
 
     study: str
@@ -64,6 +66,8 @@ class RunState:
     left: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     error: Mapping[str, Any] | None = None
+    entries: tuple[str, ...] = ()
+    logged: int = 0
 
     @property
     def final(self) -> bool:
@@ -172,7 +176,8 @@ class RunState:
             if fields.pop("format") != FORMAT or fields["phase"] not in PHASES:
                 raise ValueError("another format")
             fields["models"] = {n: _model(m) for n, m in fields["models"].items()}
-            fields["late"], fields["notes"] = tuple(fields["late"]), tuple(fields["notes"])
+            for name in ("late", "notes", "entries"):
+                fields[name] = tuple(fields[name])
             return cls(**fields)
         except (TypeError, KeyError, ValueError, AttributeError) as error:
             raise damaged() from error

@@ -4,7 +4,9 @@
 
     RUN/lock                        held by the one process that works here
     RUN/state.json                  where the study is: replacing it is what commits a step
-    RUN/round-<stage>-<NNNN>.json   every committed round
+    RUN/round-<stage>-<NNNN>.json   every committed round, as its digest is in the log
+    RUN/scores-<stage>-<NNNN>.json  scores of that round's model, where it was scored
+    RUN/updates/                    what a study keeps to make rounds again (see ``retention``)
     RUN/weights/<sha256>.safetensors   models that state.json names; changes of them as <sha256>.delta
     RUN/memory/                     what aggregation carries from round to round
     RUN/events.jsonl  RUN/result.json
@@ -15,15 +17,19 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from stillroom.common.canonical import file_digest
 from stillroom.common.errors import ResourceError
 from stillroom.server.rounds.state import RunState, damaged
 from stillroom.server.store.journal import Journal
+from stillroom.server.upload import sync_folder
 
 STATE, RESULT, LOCK = "state.json", "result.json", "lock"
+DRAFT = "result.draft.json"
+"""``result.json`` before the log knows of it."""
 
 
 class RunFolder:
@@ -88,8 +94,29 @@ class RunFolder:
         """Write the record of a round; it counts once the state says that the round is closed."""
         self.journal.write(round_name(stage, record["round"]), record)
 
+    def round_digest(self, stage: str, number: int) -> str:
+        """SHA-256 of the file of a round's record."""
+        return file_digest(self.journal.folder / round_name(stage, number))
+
+    def write_scores(self, stage: str, number: int, scores: Mapping[str, Any]) -> None:
+        """Write who scored a round's model, and how; apart, for the record is in the log."""
+        self.journal.write(scores_name(stage, number), dict(scores))
+
+    def draft(self, make: Callable[[], dict[str, Any]]) -> tuple[dict[str, Any], str]:
+        """The result that is about to be published, and its digest; made once, whatever happens."""
+        found = self.journal.read(DRAFT)
+        if found is None:
+            found = make()
+            self.journal.write(DRAFT, found)
+        return dict(found), file_digest(self.journal.folder / DRAFT)
+
+    def publish_result(self) -> None:
+        """Make the draft the result, in one step."""
+        os.replace(self.journal.folder / DRAFT, self.journal.folder / RESULT)
+        sync_folder(self.journal.folder)
+
     def rounds(self, stage: str, closed: int) -> list[dict[str, Any]]:
-        """Records of rounds 1 to ``closed`` of a stage.
+        """Records of rounds 1 to ``closed`` of a stage, each with its model's scores.
 
         Raises:
             TrustError: STR-514, one is missing or damaged.
@@ -100,7 +127,16 @@ class RunFolder:
             raise damaged() from error
         if any(record is None for record in found):
             raise damaged()
+        for number, record in enumerate(found, 1):
+            scores = self.journal.read(scores_name(stage, number))
+            if scores is not None:
+                record["evaluation"] = scores
         return found
+
+
+def scores_name(stage: str, number: int) -> str:
+    """File name of the scores of a round's model."""
+    return f"scores-{stage}-{number:04d}.json"
 
 
 def round_name(stage: str, number: int) -> str:

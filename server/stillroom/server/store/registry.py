@@ -14,11 +14,13 @@ import contextlib
 import hashlib
 import hmac
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Literal
 
 from stillroom.common.errors import ConfigError, TrustError
+from stillroom.common.log_entries import UNSTAMPED, Entry, Member
 from stillroom.common.pki.names import site_san
 
 INVITED, REQUESTED, ENROLLED, REVOKED = "invited", "requested", "enrolled", "revoked"
@@ -121,6 +123,9 @@ class OperatorRecord:
     public_key: str
 
 
+Act = Literal["invited", "approved", "renewed", "revoked"]
+Note = Callable[[Entry], object]
+"""Writes an entry into the consortium's log."""
 _NAMES = [field.name for field in fields(SiteRecord)]
 _COLUMNS = ", ".join(_NAMES)
 
@@ -128,13 +133,21 @@ _COLUMNS = ", ".join(_NAMES)
 class Registry:
     """The registry in one SQLite file. One object per thread."""
 
-    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+    def __init__(self, path: Path, *, read_only: bool = False, note: Note | None = None) -> None:
         """Open ``path``.
+
+        Args:
+            path: Its file.
+            read_only: Nothing is changed through this object.
+            note: Told what is about to be true, within the transaction that makes it so: what it
+                wrote down is durable before anybody can see the effect, and where it fails there
+                is none.
 
         Raises:
             ConfigError: STR-101, it does not exist or is no registry. A missing registry is never
                 made up here: an empty one would look like "nobody is enrolled".
         """
+        self._note = note
         mode = "ro" if read_only else "rw"
         try:
             self._db = sqlite3.connect(
@@ -182,6 +195,11 @@ class Registry:
             self._db.execute("ROLLBACK")
             raise
         self._db.execute("COMMIT")
+
+    def say(self, make: Callable[[], Entry]) -> None:
+        """Have the log say what is about to be true; call it within the transaction."""
+        if self._note is not None:
+            self._note(make())
 
     def query(self, sql: str, values: tuple[object, ...] = ()) -> list[tuple[object, ...]]:
         """Rows of a question; ``sql`` is a constant of the caller's, never a peer's text."""
@@ -231,6 +249,8 @@ class Registry:
                 " VALUES (?, ?, ?, ?, ?)",
                 (name, INVITED, token_digest(token), now + INVITATION_HOURS * 3600, now),
             )
+            if not found or found[0].status == REVOKED:
+                self.say(lambda: Member(time=UNSTAMPED, site=name, act="invited"))
 
     def request(self, token: str, request: Request, now: float) -> str:
         """Spend ``token`` on ``request``; returns the site's name.
@@ -295,6 +315,7 @@ class Registry:
             ).rowcount
             if changed != 1:
                 raise _state(f"{name} awaits no approval of this request.", "See `site list`.")
+            self.say(lambda: member_of(self.site(name), "approved"))
 
     def renewed(self, name: str, issued: Issued, now: float) -> None:
         """Record a newer certificate of an enrolled site.
@@ -306,6 +327,8 @@ class Registry:
             "UPDATE sites SET certificate_pem = ?, certificate_sha256 = ?, not_after = ?,"
             " renew_now = 0, changed_at = ? WHERE name = ? AND status = 'enrolled'",
             (issued.pem, issued.sha256, issued.not_after, now, name),
+            name=name,
+            act="renewed",
         )
 
     def ask_renewal(self, name: str, now: float) -> None:
@@ -329,12 +352,18 @@ class Registry:
             "UPDATE sites SET status = 'revoked', token_sha256 = NULL, token_expires = NULL,"
             " renew_now = 0, changed_at = ? WHERE name = ? AND status != 'revoked'",
             (now, name),
+            name=name,
+            act="revoked",
         )
 
-    def _change(self, sql: str, values: tuple[object, ...]) -> None:
+    def _change(
+        self, sql: str, values: tuple[object, ...], *, name: str = "", act: Act | None = None
+    ) -> None:
         with self.transaction() as db:
             if db.execute(sql, values).rowcount != 1:
                 raise _state("The site is unknown or in another state.", "See `site list`.")
+            if act is not None:
+                self.say(lambda: member_of(self.site(name), act))
 
     # -- operators -----------------------------------------------------------------------------
 
@@ -381,6 +410,17 @@ class Registry:
                 "UPDATE operators SET removed_at = ? WHERE name = ? AND removed_at IS NULL",
                 (now, name),
             )
+
+
+def member_of(site: SiteRecord, act: Act) -> Member:
+    """The log's entry about a site, as it is after ``act``."""
+    return Member(
+        time=UNSTAMPED,
+        site=site.name,
+        act=act,
+        certificate_sha256=site.certificate_sha256 if act in {"approved", "renewed"} else None,
+        signing_key=site.signing_key if act in {"approved", "renewed"} else None,
+    )
 
 
 def token_digest(token: str) -> str:
