@@ -14,7 +14,7 @@ The same as JSON Schema: [log-schema.json](log-schema.json). No entry has a plac
 from a patient.
 
 The log around them is in C2SP's formats: `checkpoint` (signed-note, tlog-checkpoint, tlog-cosignature)
-and `tile/` (tlog-tiles), hashed as RFC 6962 says. [Why](../adr/0017-one-log-in-c2sp-formats.md); [how to
+and `tile/` (tlog-tiles), hashed as RFC 6962 says. [Why](../adr/0020-one-log-in-c2sp-formats.md); [how to
 check one](../auditors/index.md)."""
 
 
