@@ -234,7 +234,7 @@ def test_a_full_disk_is_told_and_loses_nothing(
         "commit": (module, "write_durably"),
     }[step]
 
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "full")
 
     with monkeypatch.context() as patch:
