@@ -4,7 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 MIB = 2**20
-WHY: dict[str, str] = {}
+WHY: dict[str, str] = {
+    "int8-delta <= 0.6x NVFlare's default": "Half of a round's processor time is the couriers': they "
+    "read and hash update and base, subtract, round and pack, each once (processor seconds by process, "
+    "below).",
+    "a round of a tiny model <= 1 s": "About sixty requests a round through Flower's application, and "
+    "an append to the log that waits for the disk; a message is still three to five Flower objects.",
+}
 """Bar -> why it is not reached, in words that a profile bears out."""
 
 Row = Mapping[str, Any]
