@@ -63,7 +63,9 @@ class Bench:
     def out(self) -> Path:
         """A new folder."""
         self.number += 1
-        return self.root / f"study-{self.number:03d}"
+        while (out := self.root / f"study-{self.number:03d}").exists():
+            self.number += 1  # an earlier run with the same --scratch
+        return out
 
     def ours(self, encoding: str, **more: Any) -> dict[str, Any]:
         """One study of ours."""
