@@ -20,7 +20,6 @@ from stillroom.server.rounds.outcome import (
     Answer,
     Outcome,
     judge,
-    mean_metric,
     require_quorum,
     round_record,
 )
@@ -215,16 +214,3 @@ def test_record_of_a_round() -> None:
     }
     assert (record["seconds"], record["model_sha256"]) == (3.142, "f" * 64)
     assert record["epsilon"] == 1.25
-
-
-def test_mean_of_a_metric() -> None:
-    """Over those who report it; None, not NaN, when nobody does."""
-    some = {
-        "a": judged(Reply(None, COUNT, {"train.loss": 1.0}), weights=GOOD),
-        "b": judged(Reply(None, COUNT, {"train.loss": 3.0}), weights=GOOD),
-        "c": judged(Reply(None, COUNT), weights=GOOD),
-        "d": judged(None),
-    }
-
-    assert mean_metric(some, "train.loss") == 2.0
-    assert mean_metric({"d": judged(None)}, "train.loss") is None

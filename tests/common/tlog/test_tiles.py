@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from stillroom.common.tlog.merkle import Tree, leaf_hash
 from stillroom.common.tlog.tiles import (
     bundle,
-    changed_tiles,
     hashes,
     tile,
     tile_path,
@@ -40,14 +39,6 @@ def test_tiles_of_the_specification() -> None:
     assert [t for t in tiles if t[0] == 1] == [(1, 0, 256), (1, 1, 17)]
     assert [t for t in tiles if t[0] == 2] == [(2, 0, 1)]
     assert list(tiles_of(256)) == [(0, 0, 256), (1, 0, 1)]
-
-
-@settings(deadline=None)
-@given(st.integers(0, 700), st.integers(0, 700))
-def test_changed_tiles(first: int, second: int) -> None:
-    """What a tree has and a smaller one has not."""
-    old, new = sorted((first, second))
-    assert set(changed_tiles(old, new)) == set(tiles_of(new)) - set(tiles_of(old))
 
 
 @settings(deadline=None, max_examples=20)

@@ -41,14 +41,6 @@ def tiles_of(size: int) -> Iterator[tuple[int, int, int]]:
         level, count = level + 1, count // WIDTH
 
 
-def changed_tiles(old: int, new: int) -> Iterator[tuple[int, int, int]]:
-    """The tiles of a tree of ``new`` entries that a tree of ``old`` entries does not have."""
-    for level, index, width in tiles_of(new):
-        present = min(max((old >> (8 * level)) - index * WIDTH, 0), WIDTH)
-        if present != width:
-            yield level, index, width
-
-
 def tile(tree: Tree, level: int, index: int, width: int) -> bytes:
     """The bytes of a tile."""
     first = index * WIDTH

@@ -1,6 +1,6 @@
 """What became of each site in a round, and whether the round counts. Pure."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Literal
@@ -198,11 +198,3 @@ def round_record(
 
 def _update_record(update: UpdateRef) -> dict[str, str]:
     return {"sha256": update.sha256, "base": update.base, "encoding": update.encoding}
-
-
-def mean_metric(outcomes: Mapping[str, Outcome], name: str) -> float | None:
-    """Mean of one metric over admitted sites that report it; None when none does."""
-    values: Sequence[float] = [
-        o.metrics[name] for o in outcomes.values() if o.status == "admitted" and name in o.metrics
-    ]
-    return sum(values) / len(values) if values else None
