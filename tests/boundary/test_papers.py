@@ -42,7 +42,8 @@ from stillroom.common.signing import key_id, new_signing_key, public_key_hex, si
 from stillroom.common.study import Study
 from stillroom.server.consents import receive
 from stillroom.server.membership import certificate_refusal, read_peer
-from stillroom.server.store.registry import Issued, Registry, Request
+from stillroom.server.store.members import Issued, Request
+from stillroom.server.store.registry import Registry
 
 NOW = datetime(2026, 9, 1, tzinfo=UTC)
 KEY, SITE_KEY = new_signing_key(), new_key()

@@ -23,7 +23,8 @@ from stillroom.server.depot import Depot
 from stillroom.server.rounds.outcome import Answer
 from stillroom.server.store.folder import RunFolder
 from stillroom.server.store.journal import read_events
-from stillroom.server.store.registry import Issued, Registry, Request
+from stillroom.server.store.members import Issued, Request
+from stillroom.server.store.registry import Registry
 from stillroom.server.study_run import StudyRun
 
 STUDY, NOW = "a" * 64, 1_790_000_000

@@ -8,13 +8,8 @@ from pathlib import Path
 import pytest
 
 from stillroom.common.errors import StillroomError
-from stillroom.server.store.registry import (
-    INVITATION_HOURS,
-    Issued,
-    OperatorRecord,
-    Registry,
-    Request,
-)
+from stillroom.server.store.members import INVITATION_HOURS, Issued, OperatorRecord, Request
+from stillroom.server.store.registry import Registry
 
 NOW = 1_800_000_000.0
 FIRST = Request("pem-1", "a" * 64, "b" * 64, "c" * 16)

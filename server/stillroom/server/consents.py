@@ -23,7 +23,8 @@ from stillroom.common.errors import StillroomError, TrustError
 from stillroom.common.log_entries import UNSTAMPED
 from stillroom.common.log_entries import Consent as ConsentEntry
 from stillroom.common.signing import public_key_from_hex
-from stillroom.server.store.registry import ENROLLED, Registry
+from stillroom.server.store.members import ENROLLED
+from stillroom.server.store.registry import Registry
 
 
 def receive(

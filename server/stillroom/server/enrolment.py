@@ -25,16 +25,16 @@ from stillroom.common.pki.issue import BACKDATE, issue_site
 from stillroom.common.pki.request import read_request
 from stillroom.common.pki.verify import spki_sha256
 from stillroom.server.config import ServerConfig
-from stillroom.server.store.registry import (
+from stillroom.server.store.members import (
     ENROLLED,
     REQUESTED,
     Issued,
-    Note,
-    Registry,
     Request,
     SiteRecord,
     not_invited,
 )
+from stillroom.server.store.registry import Registry
+from stillroom.server.store.registry_file import Note
 
 CERTIFICATE_DAYS = 30
 RENEW_AFTER = 2 / 3

@@ -217,7 +217,7 @@ def add(
     from stillroom.common.signing import key_id, public_key_from_hex
     from stillroom.server.enrolment import open_registry
     from stillroom.server.logbook import note_act
-    from stillroom.server.store.registry import OperatorRecord
+    from stillroom.server.store.members import OperatorRecord
 
     settings, hexadecimal = ServerConfig.load(config), ungrouped(public_key)
     signer = load_signing_key(key or config.resolve().parent / "operator.key")

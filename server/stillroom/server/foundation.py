@@ -29,7 +29,9 @@ from stillroom.server.enrolment import Authority
 from stillroom.server.log import Log
 from stillroom.server.logbook import Logbook
 from stillroom.server.reconciliation import description_entry
-from stillroom.server.store.registry import Note, OperatorRecord, Registry
+from stillroom.server.store.members import OperatorRecord
+from stillroom.server.store.registry import Registry
+from stillroom.server.store.registry_file import Note
 
 CA_DAYS = 3650
 SERVER_DAYS = 397

@@ -23,7 +23,7 @@ from stillroom.server.config import ServerConfig
 from stillroom.server.cosigned import Cosigned
 from stillroom.server.enrolment import load_consortium
 from stillroom.server.log import Log
-from stillroom.server.store.registry import Note
+from stillroom.server.store.registry_file import Note
 
 KEYS = ("log", "log-guard", "log-key", "log-origin", "log-cosigned")
 """Settings of a run that say where its log is."""

@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from stillroom.common.errors import StillroomError
 from stillroom.common.pki.names import site_name
 from stillroom.common.pki.verify import spki_sha256, verify_site
-from stillroom.server.store.registry import ENROLLED, REVOKED, Registry
+from stillroom.server.store.members import ENROLLED, REVOKED
+from stillroom.server.store.registry import Registry
 
 MOST_SOUND = 1024
 """Certificates whose signature is remembered to hold; the oldest is forgotten first."""

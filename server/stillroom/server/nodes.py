@@ -17,7 +17,8 @@ from stillroom.common.errors import StillroomError
 from stillroom.common.pki.verify import flower_public_key
 from stillroom.server.config import ServerConfig
 from stillroom.server.operator import Operator
-from stillroom.server.store.registry import ENROLLED, Registry
+from stillroom.server.store.members import ENROLLED
+from stillroom.server.store.registry import Registry
 
 log = logging.getLogger(__name__)
 

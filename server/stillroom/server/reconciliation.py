@@ -17,14 +17,8 @@ from stillroom.common.log_entries import (
 )
 from stillroom.server.consents import all_records, consent_entry
 from stillroom.server.logbook import Logbook
-from stillroom.server.store.registry import (
-    ENROLLED,
-    REQUESTED,
-    REVOKED,
-    Registry,
-    SiteRecord,
-    member_of,
-)
+from stillroom.server.store.members import ENROLLED, REQUESTED, REVOKED, SiteRecord, member_of
+from stillroom.server.store.registry import Registry
 
 
 def reconcile(book: Logbook, consortium: Consortium, registry: Registry | None) -> int:

@@ -19,7 +19,8 @@ from stillroom.server.bells import NEWS, Bell, seen_of
 from stillroom.server.depot_api import BLOB, UPLOAD, DepotApi, answer
 from stillroom.server.enrolment import Authority, renew, utc_now
 from stillroom.server.log_api import LOG, LogApi
-from stillroom.server.store.registry import Note, Registry
+from stillroom.server.store.registry import Registry
+from stillroom.server.store.registry_file import Note
 
 log = logging.getLogger(__name__)
 

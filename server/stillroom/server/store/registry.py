@@ -6,208 +6,39 @@ A site's life::
        ^-----------------------------------'   (only by a new invitation, with new keys)
 
 Every change is one transaction, durable when the call returns (WAL, ``synchronous=FULL``): after a
-crash a site is in the state before or after it, never between. The edge opens the file read-only
-and learns of a change from SQLite's data version, so a revocation acts on the next request.
+crash a site is in the state before or after it, never between.
 """
 
-import contextlib
-import hashlib
 import hmac
 import sqlite3
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import Literal
+from dataclasses import fields
 
-from stillroom.common.errors import ConfigError, TrustError
-from stillroom.common.log_entries import UNSTAMPED, Entry, Member
+from stillroom.common.errors import ConfigError
+from stillroom.common.log_entries import UNSTAMPED, Member
 from stillroom.common.pki.names import site_san
+from stillroom.server.store.members import (
+    ENROLLED,
+    INVITATION_HOURS,
+    INVITED,
+    REQUESTED,
+    REVOKED,
+    Act,
+    Issued,
+    OperatorRecord,
+    Request,
+    SiteRecord,
+    member_of,
+    not_invited,
+    token_digest,
+)
+from stillroom.server.store.registry_file import RegistryFile
 
-INVITED, REQUESTED, ENROLLED, REVOKED = "invited", "requested", "enrolled", "revoked"
-INVITATION_HOURS = 72
-BUSY_S = 10.0
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS sites (
-    name TEXT PRIMARY KEY,
-    status TEXT NOT NULL CHECK (status IN ('invited', 'requested', 'enrolled', 'revoked')),
-    token_sha256 TEXT UNIQUE,
-    token_expires REAL,
-    request_pem TEXT,
-    request_fingerprint TEXT,
-    spki_sha256 TEXT UNIQUE,
-    signing_key TEXT UNIQUE,
-    certificate_pem TEXT,
-    certificate_sha256 TEXT,
-    not_after REAL,
-    renew_now INTEGER NOT NULL DEFAULT 0,
-    changed_at REAL NOT NULL
-) STRICT;
-CREATE TABLE IF NOT EXISTS operators (
-    key_id TEXT PRIMARY KEY,
-    name TEXT NOT NULL UNIQUE,
-    public_key TEXT NOT NULL,
-    added_at REAL NOT NULL,
-    removed_at REAL
-) STRICT;
-CREATE TABLE IF NOT EXISTS consents (
-    id INTEGER PRIMARY KEY,
-    site TEXT NOT NULL,
-    study TEXT NOT NULL,
-    record BLOB NOT NULL,
-    signed_at INTEGER NOT NULL,
-    received_at REAL NOT NULL
-) STRICT;
-CREATE INDEX IF NOT EXISTS consents_of ON consents (site, study, id);
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class SiteRecord:
-    """One site as the registry knows it. Times are seconds since the epoch.
-
-    Attributes:
-        name: As in its certificate.
-        status: invited, requested, enrolled or revoked.
-        token_expires: End of its invitation; None once the token is spent.
-        request_pem: What it asked to be certified.
-        request_fingerprint: What is compared by telephone, 16 hex digits.
-        spki_sha256: Of the key it was enrolled with; the same for every certificate it gets.
-        signing_key: Ed25519 public key in hex, for consents and cosignatures.
-        certificate_pem: The newest certificate.
-        certificate_sha256: Its fingerprint.
-        not_after: Its end.
-        renew_now: 1 when the operator wants a new certificate to be taken at once.
-        changed_at: Last change of this row.
-    """
-
-    name: str
-    status: str
-    token_expires: float | None
-    request_pem: str | None
-    request_fingerprint: str | None
-    spki_sha256: str | None
-    signing_key: str | None
-    certificate_pem: str | None
-    certificate_sha256: str | None
-    not_after: float | None
-    renew_now: int
-    changed_at: float
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A site's request, already checked. ``fingerprint`` as ``short_fingerprint`` makes it."""
-
-    pem: str
-    spki_sha256: str
-    signing_key: str
-    fingerprint: str
-
-
-@dataclass(frozen=True, slots=True)
-class Issued:
-    """A certificate that was issued for a site."""
-
-    pem: str
-    sha256: str
-    not_after: float
-
-
-@dataclass(frozen=True, slots=True)
-class OperatorRecord:
-    """An operator whose key may sign studies."""
-
-    key_id: str
-    name: str
-    public_key: str
-
-
-Act = Literal["invited", "approved", "renewed", "revoked"]
-Note = Callable[[Entry], object]
-"""Writes an entry into the consortium's log."""
 _NAMES = [field.name for field in fields(SiteRecord)]
 _COLUMNS = ", ".join(_NAMES)
 
 
-class Registry:
-    """The registry in one SQLite file. One object per thread."""
-
-    def __init__(self, path: Path, *, read_only: bool = False, note: Note | None = None) -> None:
-        """Open ``path``.
-
-        Args:
-            path: Its file.
-            read_only: Nothing is changed through this object.
-            note: Told what is about to be true, within the transaction that makes it so: what it
-                wrote down is durable before anybody can see the effect, and where it fails there
-                is none.
-
-        Raises:
-            ConfigError: STR-101, it does not exist or is no registry. A missing registry is never
-                made up here: an empty one would look like "nobody is enrolled".
-        """
-        self._note = note
-        mode = "ro" if read_only else "rw"
-        try:
-            self._db = sqlite3.connect(
-                f"{path.resolve().as_uri()}?mode={mode}",
-                uri=True,
-                timeout=BUSY_S,
-                isolation_level=None,
-            )
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._db.execute("SELECT 1 FROM sites LIMIT 1").fetchall()
-        except sqlite3.Error as error:
-            raise ConfigError(
-                f"{path} cannot be opened as a registry.",
-                fix="Check `registry` in server.toml and the file's owner; "
-                "`stillroom-server init` makes one.",
-                code="STR-101",
-            ) from error
-
-    @classmethod
-    def create(cls, path: Path) -> "Registry":
-        """A registry in ``path``, mode 0600; one that is there is opened as it is."""
-        path.touch(mode=0o600)
-        with contextlib.closing(sqlite3.connect(path)) as made:
-            made.execute("PRAGMA journal_mode=WAL")
-            made.executescript(_SCHEMA)
-        return cls(path)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._db.close()
-
-    def __enter__(self) -> "Registry":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    @contextlib.contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """One transaction: everything or nothing, durable afterwards."""
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield self._db
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
-
-    def say(self, make: Callable[[], Entry]) -> None:
-        """Have the log say what is about to be true; call it within the transaction."""
-        if self._note is not None:
-            self._note(make())
-
-    def query(self, sql: str, values: tuple[object, ...] = ()) -> list[tuple[object, ...]]:
-        """Rows of a question; ``sql`` is a constant of the caller's, never a peer's text."""
-        return self._db.execute(sql, values).fetchall()
-
-    def version(self) -> int:
-        """A number that changes when another connection has committed something."""
-        return int(self._db.execute("PRAGMA data_version").fetchone()[0])
+class Registry(RegistryFile):
+    """Sites and operators, and every change there is. One object per thread."""
 
     # -- sites ---------------------------------------------------------------------------------
 
@@ -410,31 +241,6 @@ class Registry:
                 "UPDATE operators SET removed_at = ? WHERE name = ? AND removed_at IS NULL",
                 (now, name),
             )
-
-
-def member_of(site: SiteRecord, act: Act) -> Member:
-    """The log's entry about a site, as it is after ``act``."""
-    return Member(
-        time=UNSTAMPED,
-        site=site.name,
-        act=act,
-        certificate_sha256=site.certificate_sha256 if act in {"approved", "renewed"} else None,
-        signing_key=site.signing_key if act in {"approved", "renewed"} else None,
-    )
-
-
-def token_digest(token: str) -> str:
-    """What is kept of a token. It has 192 random bits, so a plain hash cannot be searched."""
-    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def not_invited() -> TrustError:
-    """The one answer for an unknown, expired or spent token."""
-    return TrustError(
-        "The invitation is unknown, has expired or was used.",
-        fix="Ask the operator for a new one (`stillroom-server site invite`).",
-        code="STR-211",
-    )
 
 
 def _records(
