@@ -12,6 +12,7 @@ import httpx
 import pytest
 from flwr.app import Message, RecordDict
 from flwr.common.serde import message_to_proto
+from flwr.supercore.inflatable.inflatable_utils import ObjectPullError, ObjectPushError
 
 from stillroom.client import carriage
 from stillroom.client.carriage import Carriage, Expired, RunEnded, RunnerLost, Stopped
@@ -19,6 +20,7 @@ from stillroom.client.config import SiteConfig
 from stillroom.client.courier import CourierSettings
 from stillroom.client.failures import translate
 from stillroom.client.fleet import RETRY_MOST_S, Edge, Forgotten
+from stillroom.client.outgoing import Outgoing
 from stillroom.client.sockets import loopback_listener
 from stillroom.common.errors import ConfigError, ResourceError, StillroomError, TrustError
 from stillroom.common.pki.files import write_certificate, write_key
@@ -452,3 +454,43 @@ def test_a_log_that_was_rewritten_ends_all_work(monkeypatch: pytest.MonkeyPatch)
         one.carry_one()
     assert caught.value.code == "STR-222"
     assert done == []
+
+
+@pytest.mark.parametrize("gone", [1, 1000])
+def test_an_answer_whose_place_is_gone(gone: int) -> None:
+    """Where an equal object of another site was there first, announcing again says what is left."""
+    done: list[str] = []
+    left = iter(range(gone))
+
+    def push(*_: object) -> tuple[set[str], str]:
+        done.append("announced")
+        return ({"a"} if len(done) < 2 * gone else set()), "session"
+
+    def push_object(run_id: int, session: str, name: str, content: bytes) -> None:
+        done.append("given")
+        if next(left, None) is not None:
+            raise ObjectPushError(name, run_id, session)
+
+    edge = SimpleNamespace(push=push, push_object=push_object)
+    one = Carriage(edge, None, None, None, None, None, threading.Event())  # type: ignore[arg-type]
+    message = SimpleNamespace(metadata=SimpleNamespace(run_id=1))
+    one._send(Outgoing(message, None, {"a": b"a"}), 0.0)  # type: ignore[arg-type]
+
+    assert done == (
+        ["announced", "given", "announced"] if gone == 1 else ["announced", "given"] * 3
+    )
+
+
+def test_a_task_that_was_withdrawn_while_it_was_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is dropped, and the courier goes on; the server asks again when it still wants it."""
+
+    def bring(*_: object) -> dict[str, bytes]:
+        raise ObjectPullError("a", "the object could not be found.")
+
+    message = SimpleNamespace(metadata=SimpleNamespace(run_id=1, message_id="a"))
+    monkeypatch.setattr(Carriage, "_bring", bring)
+    monkeypatch.setattr(carriage, "Request", lambda message: message)
+    edge = SimpleNamespace(pull=lambda: (message, None))
+    one = Carriage(edge, None, None, None, None, None, threading.Event())  # type: ignore[arg-type]
+
+    assert one.carry_one()

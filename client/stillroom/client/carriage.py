@@ -1,5 +1,6 @@
 """What the courier does with one message: bring it, have it done, send what the gate lets out."""
 
+import contextlib
 import logging
 import threading
 import time
@@ -19,6 +20,8 @@ from flwr.supercore.inflatable.inflatable_object import (
     iterate_object_tree,
 )
 from flwr.supercore.inflatable.inflatable_utils import (
+    ObjectPullError,
+    ObjectPushError,
     pull_objects,
     push_object_contents_from_iterable,
 )
@@ -39,6 +42,8 @@ LOOK_S = 0.02
 """Pause between two looks at what the runner delivers."""
 DELIVERY_S = 60.0
 """Longest wait for one object that the runner has announced."""
+ANNOUNCEMENTS = 3
+"""How often an answer is announced before it is left to the server to ask once more."""
 MOST_OBJECTS_BYTES = 8 * SMALL
 """Of all objects of a task, which holds names and numbers only."""
 
@@ -148,6 +153,8 @@ class Carriage:
                 self._have_done(request, task, started)
         except RunEnded:
             log.info("courier.run_ended")
+        except ObjectPullError:
+            log.info("courier.task_withdrawn")  # the server asks again when it still wants it
         return True
 
     def _receive(self, message: Message, tree: ObjectTree) -> tuple[Request, Handover] | Outgoing:
@@ -294,10 +301,17 @@ class Carriage:
             self.send(update.ref.sha256, update.path, update.ref.nbytes)
             if self.witness is not None:
                 self.witness.expect()
-        wanted, session = self.edge.push(
-            outgoing.message, outgoing.tree, time.monotonic() - started
-        )
-        push_object_contents_from_iterable(
-            ((name, data) for name, data in outgoing.objects.items() if name in wanted),
-            push_object_fn=lambda name, data: self.edge.push_object(run_id, session, name, data),
-        )
+        for _ in range(ANNOUNCEMENTS):
+            wanted, session = self.edge.push(
+                outgoing.message, outgoing.tree, time.monotonic() - started
+            )
+            give = partial(self.edge.push_object, run_id, session)
+            with contextlib.suppress(ObjectPushError):
+                push_object_contents_from_iterable(
+                    ((name, data) for name, data in outgoing.objects.items() if name in wanted),
+                    push_object_fn=give,
+                )
+                return
+            # No place for it any more: another site's equal object was there first and all is taken
+            # away already, or a new session has begun. Announced again, the server says which.
+        log.warning("courier.answer_not_taken")  # it asks again when it has heard nothing
