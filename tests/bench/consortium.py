@@ -45,7 +45,7 @@ class Consortium:
     def found(self) -> PreparedStudy:
         """Everything on disk: papers, keys, study, consents, cases, configurations, hooks."""
         plan, layout = self.plan, self.layout
-        more = [plan.out / name for name in ("fired", "calls", "trained", "ports")]
+        more = [plan.out / name for name in ("fired", "calls", "trained", "ports", "bodies")]
         for folder in (self.pids, layout.logs, *more):
             folder.mkdir(parents=True)
         prepared = prepare_study(plan)
@@ -140,6 +140,15 @@ class Consortium:
                 error = done.stderr
             time.sleep(0.2)
         raise RuntimeError(f"the run was not started: {error}")
+
+    def resume(self) -> None:
+        """``stillroom-server run resume``, as an operator does with a run that is paused."""
+        command = ["run", "resume", "1", "--config", str(self.server_toml)]
+        subprocess.run(
+            [*self.prefix.get("link", ()), sys.executable, "-P", "-m", SERVER, *command],
+            capture_output=True,
+            check=False,
+        )
 
     def _all_enrolled(self) -> bool:
         """Whether Flower knows every site's key: the server's log says so, one line each."""

@@ -32,6 +32,7 @@ def performance(results: Mapping[str, Any]) -> dict[str, Any]:
     peak = max((row["server_peak_mib"] for row in ours), default=0.0) * MIB / model
     found = {
         "machine": results["machine"],
+        "load_before": results.get("loads", {}),
         "model_bytes": model,
         "server_peak_over_model": round(peak, 3),
         "systems": summaries(results.get("main", ())),
@@ -131,7 +132,7 @@ def _lines(found: Mapping[str, Any]) -> list[str]:
         "",
         "Written by `make bench`; do not edit. All figures: [performance.json](performance.json).",
         "",
-        _where(found["machine"]),
+        *_where(found["machine"], found["load_before"]),
         f"A model of {found['model_bytes'] / 1e6:.1f} MB (SwinUNETR-48: 62.2 million float32"
         " weights in 151 tensors), three sites. " + NOISE,
         "",
@@ -180,10 +181,14 @@ def _lines(found: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _where(machine: Mapping[str, Any]) -> str:
+def _where(machine: Mapping[str, Any], loads: Mapping[str, float]) -> list[str]:
     python, flower = machine["python"], machine["flwr"]
     where = f"{machine['cores']} cores, {machine['memory_gib']} GiB, Python {python}, flwr {flower}"
-    return f"{where}; everything in one run on one machine, over loopback, with TLS."
+    said = ", ".join(f"{part} {load:.1f}" for part, load in loads.items() if load is not None)
+    return [
+        f"{where}; over loopback, with TLS. Whatever is compared was measured in turn, in one run.",
+        f"Load average just before each part, of the minute: {said}.",
+    ]
 
 
 def _met(met: bool | None) -> str:

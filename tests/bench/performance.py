@@ -4,8 +4,11 @@ Ours and the peers take turns in one run, on one machine: what counts are ratios
 
     python -P tests/bench/performance.py [--cycles 2] [--only main,scale,tiny,...]
                                          [--soak-rounds 500] [--many 16] [--scratch FOLDER]
+                                         [--join FOLDER,FOLDER]
 
 With ``--scratch`` what was measured stays there, and a later run with ``--only`` replaces its parts.
+``--join`` takes over the parts of other scratch folders; ``--only none`` measures nothing and writes
+the page. A part is one run; every part says on the page how loaded the machine was before it.
 """
 
 import argparse
@@ -17,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -69,11 +72,11 @@ class Bench:
 
     def ours(self, encoding: str, **more: Any) -> dict[str, Any]:
         """One study of ours."""
-        turns = more.pop("turns", 0)
+        turns, timeout_s = more.pop("turns", 0), more.pop("timeout_s", 600.0)
         settings = {"shapes": self.shapes, "rounds": 3, **more}
         plan = Plan(out=self.out(), stage={"exchange": {"encoding": encoding}}, **settings)
         say(f"stillroom {encoding}, {plan.sites} sites, {plan.rounds} rounds")
-        found = studies.measure(f"stillroom {encoding}", plan, turns=turns)
+        found = studies.measure(f"stillroom {encoding}", plan, turns=turns, timeout_s=timeout_s)
         _empty(plan.out)
         return {**found.as_json(), "encoding": encoding, "sites": plan.sites}
 
@@ -115,8 +118,8 @@ class Bench:
             for sites in (2, 4, self.many):
                 # Two train at a time where more would not fit in memory: walls say nothing there.
                 turns = 2 if sites > 4 else 0
-                take = _study(self.ours, encoding, sites=sites, rounds=2, turns=turns)
-                rows.append(_kept(take))
+                more = {"sites": sites, "rounds": 2, "turns": turns, "timeout_s": 1800.0}
+                rows.append(_kept(_study(self.ours, encoding, **more)))
         return rows
 
     def tiny(self) -> list[dict[str, Any]]:
@@ -210,6 +213,36 @@ def _empty(folder: Path) -> None:
             path.unlink()
 
 
+def joined(files: Sequence[Path]) -> dict[str, Any]:
+    """Results of several runs; of a part that is in more of them, the last one's.
+
+    Raises:
+        SystemExit: They are of machines, versions or models that differ.
+    """
+    found: dict[str, Any] = {"loads": {}}
+    for file in files:
+        results = json.loads(file.read_text("utf-8"))
+        for key in ("machine", "model_bytes"):
+            known, other = (_lasting(one.get(key)) for one in (found, results))
+            if None not in {known, other} and known != other:
+                sys.exit(f"{file}: {key} is {other}, elsewhere {known}; not one bench")
+        before = results.get("machine", {}).get("load_before")
+        loads = dict.fromkeys((part for part in PARTS if part in results), before)
+        found = {
+            **found,
+            **results,
+            "loads": {**found["loads"], **loads, **results.get("loads", {})},
+        }
+    return found
+
+
+def _lasting(value: Any) -> str | None:
+    """What does not change from one run to the next, as text."""
+    if isinstance(value, dict):
+        value = {key: one for key, one in value.items() if key != "load_before"}
+    return None if value is None else json.dumps(value, sort_keys=True)
+
+
 def machine() -> dict[str, Any]:
     """What it ran on."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -230,6 +263,7 @@ def main() -> int:
     parser.add_argument("--soak-rounds", type=int, default=500)
     parser.add_argument("--many", type=int, default=16)
     parser.add_argument("--scratch", type=Path)
+    parser.add_argument("--join", default="", help="Scratch folders of other runs, commas between.")
     given = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     # Told to stop, it stops what it started.
@@ -238,14 +272,20 @@ def main() -> int:
         root = given.scratch or Path(temporary)
         root.mkdir(parents=True, exist_ok=True)
         kept = root / "results.json"
-        results = json.loads(kept.read_text("utf-8")) if kept.exists() else {}
+        others = [Path(folder) / kept.name for folder in given.join.split(",") if folder]
+        results = joined([*others, *([kept] if kept.exists() else [])])
         bench = Bench(root, given.cycles, given.soak_rounds, given.many)
-        results["machine"], results["model_bytes"] = machine(), bench.model
-        for part in given.only.split(","):
+        for part in [] if given.only == "none" else given.only.split(","):
+            results["machine"], results["model_bytes"] = machine(), bench.model
+            results["loads"][part] = results["machine"]["load_before"]
             results[part] = getattr(bench, part)()
             kept.write_text(json.dumps(results, indent=1), "utf-8")
+        kept.write_text(json.dumps(results, indent=1), "utf-8")
     performance = page.performance(results)
-    page.write(performance)
+    if "main" in results:
+        page.write(performance)
+    else:
+        say("the page is left as it is: without the main part it would say less than it does")
     for bar in performance["bars"]:
         met = {True: "met", False: "NOT MET", None: "not measured"}[bar["met"]]
         sys.stdout.write(f"{met:12s} {bar['name']}: {bar['said']}\n")

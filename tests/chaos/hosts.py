@@ -79,11 +79,16 @@ class Hosts:
         """Cut a site's line, or mend it."""
         self.lines[number - 1].send_signal(signal.SIGUSR1 if on else signal.SIGUSR2)
 
-    def crossed(self, number: int, ports: set[int]) -> int:
-        """Payload bytes that were put on a site's line, both ways, by these ports of the site."""
+    def crossed(self, number: int, ports: set[int]) -> tuple[int, int]:
+        """Payload bytes that these ports of a site put on its line, both ways: all, and once each.
+
+        Once each means without what TCP repeated within a connection; a byte of a file that a
+        later connection carries once more is in both.
+        """
         time.sleep(0.3)
         flows = json.loads(self._stats(number).read_text("utf-8"))
-        return sum(sum(pair) for port, pair in flows.items() if int(port) in ports)
+        counts = [count for port, count in flows.items() if int(port) in ports]
+        return sum(sum(count[:2]) for count in counts), sum(sum(count[2:]) for count in counts)
 
     def down(self) -> None:
         """End the lines and remove every namespace, whether ``up`` was finished or not."""

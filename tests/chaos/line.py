@@ -2,8 +2,9 @@
 
 ``python line.py SERVER-NS SERVER-ADDRESS SITE-NS SITE-ADDRESS STATS [--rate-mbit R] [--delay-ms D]
 [--loss P] [--seed S]``. One TUN device at each end; both directions alike. SIGUSR1 cuts the line,
-SIGUSR2 mends it, SIGTERM ends it. STATS (JSON) is rewritten every 200 ms: payload bytes of TCP by
-the site's port and direction as they were put on the line, lost ones and repeated ones included.
+SIGUSR2 mends it, SIGTERM ends it. STATS (JSON) is rewritten every 200 ms: the site's port ->
+payload bytes of TCP up and down as they were put on the line, lost and repeated ones included, and
+up and down again without what TCP repeated within a connection.
 """
 
 import argparse
@@ -25,8 +26,42 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 CLONE_NEWNET, TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x40000000, 0x400454CA, 0x0001, 0x1000
+SYN, WRAP = 0x02, 1 << 32
+"""A connection's first segment (RFC 9293, 3.1), and where its sequence numbers begin again."""
 QUEUE_S = 0.25
 """What a modem's buffer holds; more is dropped at its end."""
+
+
+class Flows:
+    """Counts the payload of every TCP connection that crosses.
+
+    Attributes:
+        counts: The site's port -> bytes up, down, and up and down for the first time.
+    """
+
+    def __init__(self) -> None:
+        self.counts: dict[int, list[int]] = defaultdict(lambda: [0, 0, 0, 0])
+        self._ahead: dict[tuple[int, bool], int] = {}
+
+    def note(self, packet: bytes, *, upward: bool) -> None:
+        """Count one IP packet; what is no TCP is left out."""
+        if packet[0] >> 4 != 4 or packet[9] != 6:
+            return
+        head = (packet[0] & 15) * 4
+        source, target, sequence = struct.unpack_from("!HHI", packet, head)
+        payload = len(packet) - head - (packet[head + 12] >> 4) * 4
+        port = source if upward else target
+        count, way = self.counts[port], 0 if upward else 1
+        count[way] += payload
+        if packet[head + 13] & SYN:
+            self._ahead[port, upward] = (sequence + 1) % WRAP
+            return
+        end = (sequence + payload) % WRAP
+        fresh = (end - self._ahead.setdefault((port, upward), sequence)) % WRAP
+        # Behind what has gone already it is a repetition; numbers wrap, so half a circle is "behind".
+        if 0 < fresh < WRAP // 2:
+            count[2 + way] += min(fresh, payload)
+            self._ahead[port, upward] = end
 
 
 @dataclass
@@ -50,11 +85,11 @@ class Line:
     under_way: list[tuple[float, int, int, bytes]] = field(default_factory=list)
     count: itertools.count = field(default_factory=itertools.count)  # type: ignore[type-arg]
     free_at: dict[int, float] = field(default_factory=lambda: defaultdict(float))
-    flows: dict[int, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0]))
+    flows: Flows = field(default_factory=Flows)
 
     def take(self, source: int, target: int, packet: bytes) -> None:
         """Put a packet on the line."""
-        self._note(packet, upward=source == self.ends[1])
+        self.flows.note(packet, upward=source == self.ends[1])
         if self.cut:
             return
         now = time.monotonic()
@@ -76,14 +111,6 @@ class Line:
         if not self.under_way:
             return 0.1
         return min(0.1, max(0.0, self.under_way[0][0] - time.monotonic()))
-
-    def _note(self, packet: bytes, *, upward: bool) -> None:
-        if packet[0] >> 4 != 4 or packet[9] != 6:
-            return
-        head = (packet[0] & 15) * 4
-        source, target = struct.unpack_from("!HH", packet, head)
-        payload = len(packet) - head - (packet[head + 12] >> 4) * 4
-        self.flows[source if upward else target][0 if upward else 1] += payload
 
 
 def device(namespace: str, name: str, address: str) -> int:
@@ -144,7 +171,7 @@ def main() -> None:
         if time.monotonic() - told > 0.2:
             told = time.monotonic()
             temporary = stats.with_suffix(".new")
-            temporary.write_text(json.dumps(line.flows), "utf-8")
+            temporary.write_text(json.dumps(line.flows.counts), "utf-8")
             os.replace(temporary, stats)
 
 

@@ -4,15 +4,19 @@ Ends with one line, ``kills K/N survived, wrong aggregates W, rounds lost R``, a
 unless K = N and W = R = 0 and everything else held too.
 
     python -P tests/chaos/run.py [--seed 7] [--only kills|lines|faults] [--points 003,014] [--sample]
+                                 [--keep FOLDER]
+
+Once every part was tried, in one run or in several with the same ``--keep``, docs/reference/chaos.md
+is written from all of them.
 """
 
 import argparse
 import json
 import os
 import signal
-import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +26,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.with_name("bench")), str(HERE.parent / "bench" / "inject")]
 
 import points  # noqa: E402  # beside this file, which is no package
+import report  # noqa: E402
 from plan import Plan  # noqa: E402
 from supervisor import Verdict, run_study  # noqa: E402
 
@@ -46,24 +51,33 @@ ROUNDS, TRAINING_S = 3, 0.1
 
 @dataclass
 class Total:
-    """What is told at the end."""
+    """What became of one part.
 
-    kills: int = 0
-    survived: int = 0
+    Attributes:
+        rows: One per kill, line or fault.
+        wrong: Rounds whose model is not the recomputed one.
+        lost: Rounds that were never committed, or more than once.
+        problems: Everything that did not hold, in words.
+        left_out: Why this part cannot be tried on this machine.
+    """
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
     wrong: int = 0
     lost: int = 0
-    others: list[str] = field(default_factory=list)
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    left_out: str | None = None
+
+    def count(self, verdict: Verdict) -> None:
+        """One study's rounds."""
+        self.wrong += verdict.wrong
+        self.lost += verdict.lost
 
     def add(self, hooks: Sequence[Mapping[str, Any]], verdict: Verdict) -> None:
         """One study's kills."""
-        self.kills += len(hooks)
-        self.wrong += verdict.wrong
-        self.lost += verdict.lost
+        self.count(verdict)
         for hook in hooks:
             # A study that fails takes all its kills with it: which one it was is for a person.
             alive = not verdict.problems and hook["id"] in verdict.fired
-            self.survived += alive
             self.rows.append(
                 {
                     **{key: hook[key] for key in ("id", "who", "moment", "round")},
@@ -73,18 +87,11 @@ class Total:
                 }
             )
 
-    @property
-    def line(self) -> str:
-        """The last line."""
-        return (
-            f"kills {self.survived}/{self.kills} survived, "
-            f"wrong aggregates {self.wrong}, rounds lost {self.lost}"
-        )
-
-    @property
-    def good(self) -> bool:
-        """Whether all held."""
-        return self.survived == self.kills and not self.wrong and not self.lost and not self.others
+    def as_json(self, seconds: float) -> dict[str, Any]:
+        """For ``chaos.json`` and the page."""
+        found = {"rows": self.rows, "wrong": self.wrong, "lost": self.lost}
+        why = {"left_out": self.left_out} if self.left_out else {}
+        return {**found, "problems": self.problems, "seconds": round(seconds), **why}
 
 
 def plan(out: Path, number: int, *, sites: int = 3, **more: Any) -> Plan:
@@ -100,8 +107,9 @@ def plan(out: Path, number: int, *, sites: int = 3, **more: Any) -> Plan:
     return Plan(out=out, sites=sites, **{**defaults, **more})
 
 
-def kills(total: Total, scratch: Path, seed: int, only: frozenset[str]) -> None:
+def kills(scratch: Path, seed: int, only: frozenset[str]) -> Total:
     """The whole matrix."""
+    total = Total()
     for number, hooks in enumerate(points.studies(seed, ROUNDS)):
         chosen = [hook for hook in hooks if not only or hook["id"] in only]
         if not chosen:
@@ -111,7 +119,11 @@ def kills(total: Total, scratch: Path, seed: int, only: frozenset[str]) -> None:
         total.add(chosen, verdict)
         tell(study, chosen, verdict)
         if verdict.again:
-            total.others.append(f"{study.out.name}: {verdict.again} trainings of answered rounds")
+            total.problems.append(f"{study.out.name}: {verdict.again} trainings of answered rounds")
+    say("\nfrom the kill, with the 0 to 3 s until the restart:")
+    for who, count, middle, most in report.times(total.rows):
+        say(f"  {who:13s} {count:2d} kills, {middle:.1f} s (median), {most:.1f} s (most)")
+    return total
 
 
 def tell(study: Plan, hooks: Sequence[Mapping[str, Any]], verdict: Verdict) -> None:
@@ -136,19 +148,6 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-def times(total: Total) -> str:
-    """How long it takes to go on, by what died."""
-    lines = []
-    for who in points.MATRIX:
-        seconds = [r["resumed_s"] for r in total.rows if r["who"] == who and r["resumed_s"]]
-        if seconds:
-            lines.append(
-                f"  {who:13s} {len(seconds):2d} kills, goes on after "
-                f"{statistics.median(seconds):.1f} s (median), {max(seconds):.1f} s (most)"
-            )
-    return "\n".join(["\nfrom the kill, with the 0 to 3 s until the restart:", *lines])
-
-
 def sample(scratch: Path) -> Total:
     """Three kills in one study, for the tests."""
     total = Total()
@@ -166,11 +165,26 @@ def sample(scratch: Path) -> Total:
     return total
 
 
+def tried(part: str, scratch: Path, given: argparse.Namespace) -> Total:
+    """One part."""
+    if part == "sample":
+        return sample(scratch)
+    if part == "lines":
+        from bad_lines import bad_lines
+
+        return bad_lines(scratch, Total())
+    if part == "faults":
+        from faults import faults
+
+        return faults(scratch, Total())
+    return kills(scratch, given.seed, frozenset(filter(None, given.points.split(","))))
+
+
 def main() -> int:
     """Everything, or the part that is asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--only", choices=["kills", "lines", "faults"])
+    parser.add_argument("--only", choices=report.PARTS)
     parser.add_argument("--points", default="", help="Ids of kills, comma-separated.")
     parser.add_argument("--sample", action="store_true")
     parser.add_argument("--keep", type=Path, help="Folder for everything that was written.")
@@ -178,30 +192,25 @@ def main() -> int:
     os.environ["OMP_NUM_THREADS"] = "1"
     # Told to stop, it stops what it started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    parts = ("sample",) if given.sample else (given.only,) if given.only else report.PARTS
     with tempfile.TemporaryDirectory(prefix="stillroom-chaos-") as temporary:
         scratch = given.keep or Path(temporary)
         scratch.mkdir(parents=True, exist_ok=True)
-        total = Total()
-        if given.sample:
-            total = sample(scratch)
-        else:
-            if given.only in {None, "kills"}:
-                wanted = frozenset(filter(None, given.points.split(",")))
-                kills(total, scratch, given.seed, wanted)
-                say(times(total))
-            if given.only in {None, "lines"}:
-                from bad_lines import bad_lines
-
-                bad_lines(total, scratch)
-            if given.only in {None, "faults"}:
-                from faults import faults
-
-                faults(total, scratch)
-        (scratch / "chaos.json").write_text(json.dumps(total.rows, indent=1), "utf-8")
-    for problem in total.others:
+        kept, ours = scratch / "chaos.json", dict[str, Any]()
+        for part in parts:
+            started = time.monotonic()
+            ours[part] = tried(part, scratch, given).as_json(time.monotonic() - started)
+            known = json.loads(kept.read_text("utf-8")) if kept.exists() else {}
+            results = {**known, part: ours[part]}
+            kept.write_text(json.dumps(results, indent=1), "utf-8")
+            if report.whole(results):
+                report.write({name: results[name] for name in report.PARTS})
+    problems = [problem for part in ours.values() for problem in part["problems"]]
+    for problem in problems:
         say(f"PROBLEM {problem}")
-    say(total.line)
-    return 0 if total.good else 1
+    line, good = report.verdict(ours)
+    say(line)
+    return 0 if good and not problems else 1
 
 
 if __name__ == "__main__":

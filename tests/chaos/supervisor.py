@@ -99,8 +99,21 @@ def run_study(
     return verdict
 
 
-def judge(plan: Plan, consortium: Consortium, verdict: Verdict) -> None:
-    """Hold what was recorded against the recomputation."""
+def judge(
+    plan: Plan,
+    consortium: Consortium,
+    verdict: Verdict,
+    *,
+    absent: frozenset[str] = frozenset(),
+) -> None:
+    """Hold what was recorded against the recomputation.
+
+    Args:
+        plan: What was run.
+        consortium: That ran it.
+        verdict: Completed here.
+        absent: Sites that rounds before the last may do without.
+    """
     run = plan.layout.run
     for path in (plan.out / "fired").iterdir():
         verdict.fired[path.name] = json.loads(path.read_text("utf-8") or "{}")
@@ -114,7 +127,7 @@ def judge(plan: Plan, consortium: Consortium, verdict: Verdict) -> None:
     verdict.lost = sum(
         committed.count(n) != 1
         or events.count(n) > 1
-        or found[committed.index(n)]["order"] != (plan.names)
+        or not _took_part(plan, found[committed.index(n)], absent if n < plan.rounds else ())
         for n in range(1, plan.rounds + 1)
     )
     orders = [record["order"] for record in found]
@@ -130,6 +143,12 @@ def judge(plan: Plan, consortium: Consortium, verdict: Verdict) -> None:
     verdict.again = _trained_again(plan.out / "trained", verdict.fired.values())
     if verdict.wrong or verdict.lost:
         verdict.problems.append(f"{verdict.wrong} wrong aggregates, {verdict.lost} rounds lost")
+
+
+def _took_part(plan: Plan, record: Mapping[str, Any], absent: Iterable[str]) -> bool:
+    """Whether everybody's update is in a round, once and in order, but for who may be absent."""
+    order = record["order"]
+    return order == [n for n in plan.names if n in order] and set(plan.names) <= {*order, *absent}
 
 
 def trainings(folder: Path) -> list[tuple[str, dict[str, Any]]]:

@@ -10,8 +10,11 @@ The file of hooks (JSON) holds::
             calls before: they are counted on disk, over all lives of a process
     clock   {"role", "site", "after_s", "jump_s"}: this process's clock jumps, in its first life
     profile [role]: stacks of these processes go into ``profile-<site>-<role>.txt``
+    gate    "alternate": couriers have no gate in every other round (``gateless``)
+    live    a boundary run's script (``boundary/live_hooks``)
     ports   true: local ports of a courier's transfers, which use http.client, go into
             ``ports/<site>``
+    bodies  true: bytes of files handed over at both ends go into ``bodies/<site>``
 
 A kill is noted as ``fired/<id>`` beside the file of hooks before it happens, and happens once.
 """
@@ -92,6 +95,14 @@ def install(file: str) -> None:
         place = "stillroom.client.recipes.registry"
         changes[place] = [functools.partial(_replace_recipes, settings=hooks["noise"], site=site)]
         changes["stillroom.client.answers"] = [_give_turns_back]
+    if "live" in hooks:
+        sys.path.append(hooks["live"]["modules"])
+        import live_hooks
+
+        for place, change in live_hooks.changes(who, hooks["live"]):
+            changes.setdefault(place, []).append(change)
+    if who == "courier" and hooks.get("gate") == "alternate":
+        changes["stillroom.client.gate"] = [_open_the_gate]
     for point in hooks.get("points", ()):
         if point["role"] == who and point.get("site", "") in {"", site}:
             module, name = point["target"].split(":")
@@ -104,6 +115,11 @@ def install(file: str) -> None:
     if who == "courier" and hooks.get("ports"):
         note = functools.partial(_note_ports, into=Path(file).parent / "ports" / site)
         changes.setdefault("http.client", []).append(note)
+    if who in {"courier", "link"} and hooks.get("bodies"):
+        import bodies
+
+        place, change = bodies.counting(who, site, Path(file).parent / "bodies")
+        changes.setdefault(place, []).append(change)
     if who in hooks.get("profile", ()):
         from stacks import Profiler
 
@@ -113,6 +129,12 @@ def install(file: str) -> None:
     if os.environ.get("STILLROOM_PIDS"):
         own = Path(os.environ["STILLROOM_PIDS"]) / (f"{site}-{who}" if site else who)
         own.write_text(str(os.getpid()), "ascii")
+
+
+def _open_the_gate(module: ModuleType) -> None:
+    from gateless import open_the_gate
+
+    open_the_gate(module)
 
 
 def _note_ports(module: ModuleType, *, into: Path) -> None:
