@@ -1,12 +1,14 @@
 """A wanted run is never without a process for long, and never started without end."""
 
 import contextlib
+import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
+import stillroom.server.store.runs
 from stillroom.common.errors import ConfigError, ResourceError
 from stillroom.server.keeper import PAUSES_S, SHORT_S, START_S, Keeper
 from stillroom.server.store.folder import claimed
@@ -166,6 +168,27 @@ def test_a_keeper_that_was_restarted(bench: Bench) -> None:
         assert len(bench.flower.started) == 1
     again.look()
     assert len(bench.flower.started) == 2
+
+
+def test_a_full_disk_ends_no_keeper(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table that cannot be written or opened for a while is looked at again, and again."""
+    monkeypatch.setattr(stillroom.server.store.runs, "BUSY_S", 0.05)
+    with contextlib.closing(sqlite3.connect(bench.folder / "runs.db")) as other:
+        other.execute("BEGIN IMMEDIATE")  # what is refused then is refused on a full disk, too
+        bench.look()
+        with bench.runs() as runs, pytest.raises(ResourceError) as caught:
+            runs.give_up("first", 2.0, "x")
+        assert caught.value.code == "STR-503"
+    bench.folder.joinpath("runs.db").rename(bench.folder / "away")
+    bench.folder.joinpath("runs.db").mkdir()
+    bench.look()
+    bench.folder.joinpath("runs.db").rmdir()
+    bench.folder.joinpath("away").rename(bench.folder / "runs.db")
+
+    bench.look(after=START_S + 1)
+    assert len(bench.flower.started) >= 2
+    with bench.runs() as runs:
+        assert runs.get("first").flower_run == bench.flower.started[-1]
 
 
 def test_the_table(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from stillroom.common.errors import ConfigError, StillroomError
+from stillroom.common.errors import ConfigError, ResourceError, StillroomError
 from stillroom.common.signed_study import read_signature
 from stillroom.common.study import PreparedStudy, Study
 from stillroom.server.arrivals import look_sooner, patient, refuse_arrays
@@ -61,7 +61,9 @@ def main(grid: Grid, context: Context) -> None:
             _run(grid, settings, wish, ear if settings.get("inner") else None)
         except Paused as pause:
             if pause.give_up:
-                wish.give_up(pause.reason)
+                # Not written down on a full disk: then the keeper tries again, and gives up itself.
+                with contextlib.suppress(ResourceError):
+                    wish.give_up(pause.reason)
             log.warning("study.paused", extra={"note": pause.reason})
 
 

@@ -83,16 +83,23 @@ class Keeper:
 
     def look(self) -> None:
         """One look at every run; what cannot be done now is done at a later one."""
-        with Runs(self._path) as runs:
-            for run in runs.all():
-                if run.wanted != RUNNING or (run.folder / RESULT).exists():
-                    self._watched.pop(run.name, None)
-                    continue
-                try:
-                    self._look_at(run, self._watched.setdefault(run.name, _Watched()), runs)
-                except (StillroomError, OSError) as error:
-                    # The SuperLink is starting, or in trouble of its own.
-                    log.warning("keeper.later", extra={"note": str(error)})
+        try:
+            with Runs(self._path) as runs:
+                for run in runs.all():
+                    self._look_once(run, runs)
+        except StillroomError as error:
+            # A full disk, mostly. Whoever looks must still be here when there is room again.
+            log.warning("keeper.later", extra={"note": str(error)})
+
+    def _look_once(self, run: Run, runs: Runs) -> None:
+        if run.wanted != RUNNING or (run.folder / RESULT).exists():
+            self._watched.pop(run.name, None)
+            return
+        try:
+            self._look_at(run, self._watched.setdefault(run.name, _Watched()), runs)
+        except (StillroomError, OSError) as error:
+            # The SuperLink is starting, or in trouble of its own.
+            log.warning("keeper.later", extra={"note": str(error)})
 
     def _look_at(self, run: Run, seen: _Watched, runs: Runs) -> None:
         now = self._clock()

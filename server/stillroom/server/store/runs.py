@@ -7,10 +7,12 @@ change is one transaction, durable when the call returns.
 
 import contextlib
 import sqlite3
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
-from stillroom.common.errors import ConfigError
+from stillroom.common.errors import ConfigError, ResourceError
 
 RUNNING, STOPPED, ENDED = "running", "stopped", "ended"
 """Wanted: that it goes on; that it pauses where it is; that it ends for good."""
@@ -62,7 +64,10 @@ _COLUMNS = ", ".join(field.name for field in fields(Run))
 
 
 class Runs:
-    """The table in one SQLite file, made when it does not exist. One object per thread."""
+    """The table in one SQLite file, made when it does not exist. One object per thread.
+
+    Every method raises ResourceError, STR-503, when the disk is full or fails.
+    """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -95,7 +100,7 @@ class Runs:
             ConfigError: STR-108, there is one of that name or in that folder.
         """
         with contextlib.suppress(sqlite3.IntegrityError):
-            self._db.execute(
+            self._execute(
                 "INSERT INTO runs (name, study, folder, wanted, reason, started_at, changed_at)"
                 " VALUES (?, ?, ?, 'running', '', ?, ?)",
                 (name, str(study.resolve()), str(folder.resolve()), now, now),
@@ -130,14 +135,14 @@ class Runs:
 
     def want(self, name: str, wanted: str, now: float, *, reason: str = "") -> None:
         """Change what is wanted of a run."""
-        self._db.execute(
+        self._execute(
             "UPDATE runs SET wanted = ?, reason = ?, changed_at = ? WHERE name = ?",
             (wanted, reason, now, name),
         )
 
     def give_up(self, name: str, now: float, reason: str) -> None:
         """Stop wanting a run that is still wanted; what an operator said meanwhile stands."""
-        self._db.execute(
+        self._execute(
             "UPDATE runs SET wanted = 'stopped', reason = ?, changed_at = ?"
             " WHERE name = ? AND wanted = 'running'",
             (reason, now, name),
@@ -147,10 +152,22 @@ class Runs:
         """Keep Flower's number of the newest start."""
         # Unsigned at Flower, signed in SQLite: the same 64 bits.
         signed = flower_run - 2**64 if flower_run >= 2**63 else flower_run
-        self._db.execute("UPDATE runs SET flower_run = ? WHERE name = ?", (signed, name))
+        self._execute("UPDATE runs SET flower_run = ? WHERE name = ?", (signed, name))
+
+    def _execute(self, statement: str, values: Sequence[object]) -> list[Any]:
+        """Its rows, all of them."""
+        try:
+            return self._db.execute(statement, values).fetchall()
+        except sqlite3.OperationalError as error:
+            # Even reading asks for room: for the index of the write-ahead log.
+            raise ResourceError(
+                "The table of runs cannot be read or written.",
+                fix="Make room on the disk of the server's state folder.",
+                code="STR-503",
+            ) from error
 
     def _rows(self, where: str, *values: object) -> tuple[Run, ...]:
-        rows = self._db.execute(f"SELECT {_COLUMNS} FROM runs {where}", values)  # noqa: S608  # constants
+        rows = self._execute(f"SELECT {_COLUMNS} FROM runs {where}", values)  # noqa: S608  # constants
         return tuple(
             Run(
                 number,
