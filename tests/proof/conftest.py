@@ -20,7 +20,18 @@ def _load(name: str) -> ModuleType:
     return module
 
 
-for _name in ("generation", "tampering", "flips", "faults", "independent", "schemas"):
+for _name in (
+    "generation",
+    "tampering",
+    "flips",
+    "faults",
+    "independent",
+    "schemas",
+    "tracing",
+    "trial",
+    "commits",
+    "replays",
+):
     _load(_name)
 
 
