@@ -78,6 +78,7 @@ class Depot:
             except FileNotFoundError:
                 raise
             except OSError:  # another filesystem, or one without links
+                temporary.unlink(missing_ok=True)
                 shutil.copyfile(path, temporary)
                 with temporary.open("rb") as stream:
                     os.fsync(stream.fileno())

@@ -1,5 +1,6 @@
 """How a study stops: for good with an error, or for now."""
 
+import errno
 from typing import Any
 
 from stillroom.common.errors import ResourceError, StillroomError
@@ -47,6 +48,16 @@ def disk_full() -> StillroomError:
         fix="Make room, then `stillroom-server run resume`.",
         code="STR-503",
     )
+
+
+def is_full_disk(error: Exception) -> bool:
+    """Whether an error says that a disk is full or failed, be it the run's, the depot's or the log's.
+
+    It says nothing about the study: once there is room, the study can go on.
+    """
+    if isinstance(error, StillroomError):
+        return error.code == "STR-503"
+    return isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
 
 
 def ending(error: StillroomError) -> dict[str, Any]:

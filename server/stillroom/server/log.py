@@ -101,13 +101,11 @@ class Log:
                 replace(self.folder / CHECKPOINT, note)
                 self._prune(head.size, size)
             except ValueError as error:
+                if _is_unreadable(error):
+                    raise _disk_failed() from error
                 raise _forked("The log's tiles are not what was promised.") from error
             except OSError as error:
-                raise ResourceError(
-                    "The log could not be written.",
-                    fix="Make room on its disk and the guard's, then start again; nothing is lost.",
-                    code="STR-503",
-                ) from error
+                raise _disk_failed() from error
             return range(head.size, size)
 
     def cosigned(self, note: Note) -> None:
@@ -145,7 +143,9 @@ class Log:
             return promised
         try:
             whole = self._continues(published, promised)
-        except ValueError:
+        except ValueError as error:
+            if _is_unreadable(error):
+                raise _disk_failed() from error
             whole = False
         if not whole:
             raise _forked("The log is older than what was promised of it, or another one.")
@@ -268,6 +268,20 @@ def published(log: Log) -> tuple[Checkpoint, Note]:
         ValueError: There is none, or the log has not signed it.
     """
     return read_checkpoint(log.folder, log.verifier)
+
+
+def _is_unreadable(error: ValueError) -> bool:
+    """Whether a tile is there and the disk would not give it: no sign of another log."""
+    cause = error.__cause__
+    return isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError)
+
+
+def _disk_failed() -> ResourceError:
+    return ResourceError(
+        "The log could not be written.",
+        fix="Make room on its disk and the guard's, then start again; nothing is lost.",
+        code="STR-503",
+    )
 
 
 def _forked(what: str) -> TrustError:

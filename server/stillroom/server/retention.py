@@ -73,6 +73,7 @@ def _keep(path: Path, target: Path) -> None:
     try:
         target.hardlink_to(path)
     except OSError:  # another file system, or one without links
+        target.unlink(missing_ok=True)  # or one that linked and then said that it had not
         shutil.copyfile(path, target)
         with target.open("rb") as stream:
             os.fsync(stream.fileno())

@@ -7,7 +7,6 @@ or newer bytes. Killed after it, the step is behind us, and what follows it (tel
 made up for at the next start.
 """
 
-import errno
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,7 +16,15 @@ from stillroom.common.errors import StillroomError
 from stillroom.common.log_entries import UNSTAMPED, StudyStarted
 from stillroom.server.census import take_inventory
 from stillroom.server.desk import Desk
-from stillroom.server.endings import Ended, Paused, broken, disk_full, ending, stopped
+from stillroom.server.endings import (
+    Ended,
+    Paused,
+    broken,
+    disk_full,
+    ending,
+    is_full_disk,
+    stopped,
+)
 from stillroom.server.leftovers import tell_closed, tidy, tidy_round
 from stillroom.server.round_run import open_wave, run_round
 from stillroom.server.rounds.result import result
@@ -76,13 +83,13 @@ class StudyRun(Desk):
             raise
         except Ended:
             self._end(stopped())
-        except StillroomError as error:
-            self._end(error)
-            raise
         except Exception as error:
-            if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            if is_full_disk(error):
                 self.event("study.paused", reason=str(disk_full()))
                 raise Paused(str(disk_full()), give_up=True) from error
+            if isinstance(error, StillroomError):
+                self._end(error)
+                raise
             # A defect of ours. Whoever waits for this run must still learn that it has ended.
             log.exception("study.broken")
             self._end(broken())
