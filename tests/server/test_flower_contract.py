@@ -12,14 +12,21 @@ import httpx
 import pytest
 from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord, RecordDict
 from flwr.cli.build import build_fab_from_files
+from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.proto.control_pb2 import StartRunRequest
 from flwr.serverapp import Grid
-from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLWR_IN_MEMORY_DB_NAME
+from flwr.supercore.constant import (
+    FLEET_HTTP_PUBLIC_KEY_HEADER,
+    FLWR_IN_MEMORY_DB_NAME,
+    NOOP_FEDERATION_ID,
+    TaskType,
+)
 from flwr.supercore.control.control_http_client import ControlHttpClient
 from flwr.supercore.error.base import ApiErrorCode
 from flwr.supercore.error.catalog import API_ERROR_MAP
 from flwr.supercore.fab import Fab
 from flwr.supercore.superexec.run_superexec import run_superexec
+from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
 from flwr.superlink.config_loader import (
     SuperLinkLifespanConfig,
@@ -29,13 +36,14 @@ from flwr.superlink.config_loader import (
 from flwr.superlink.main import create_app
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from stillroom.common.messages import INVENTORY, LABEL, MESSAGE_TYPES, ROUND, STAGE
 from stillroom.common.pki.issue import new_key
 from stillroom.common.pki.verify import flower_public_key
 from stillroom.server import operator as operating
 from stillroom.server import superlink
 from stillroom.server.config import IN_MEMORY, ServerConfig
 from stillroom.server.layers import without_idle_layers
-from stillroom.server.nodes import take_offline
+from stillroom.server.nodes import take_offline, withdraw_overtaken
 
 
 def parameters(function: object) -> set[str]:
@@ -169,6 +177,40 @@ def test_a_node_that_was_killed_can_be_admitted_again(link_state: Any) -> None:
     assert take_offline(link_state, "harbour")
     assert take_offline(link_state, "harbour"), "known, and away already"
     assert not take_offline(link_state, "river")
+
+
+def test_a_late_site_gets_the_newest_task(link_state: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """nodes.withdraw_overtaken: Flower hands out the oldest first; what was overtaken is not given."""
+    run = link_state.create_run(
+        "a/b", "1", "", {}, NOOP_FEDERATION_ID, None, None, TaskType.SERVER_APP
+    )
+    node = link_state.get_node_id_by_public_key(b"key")
+    link_state.activate_node(node, 30.0)
+    for name, value in (("_run_id", run), ("_node_id", SUPERLINK_NODE_ID), ("_task_id", 1)):
+        monkeypatch.setattr(TaskIdentity, name, value)
+
+    def put(kind: str, turn: int) -> str:
+        message = Message(RecordDict(), node, MESSAGE_TYPES[kind], group_id=str(turn), ttl=100.0)
+        message.metadata.__dict__["_message_id"] = f"{kind} {turn}"
+        return str(link_state.store_message_ins(message))
+
+    def given() -> str | None:
+        found = link_state.get_message_ins(node, limit=1)
+        return found[0].metadata.message_id if found else None
+
+    early = put(ROUND, 1), put(ROUND, 2)
+    assert given() == early[0], "nodes.withdraw_overtaken is no longer needed"
+    asked = [
+        put(k, t) for k, t in ((STAGE, 3), (INVENTORY, 4), (LABEL, 5), (ROUND, 9), (ROUND, 10))
+    ]
+    if not hasattr(link_state, "message_ins_store"):
+        assert withdraw_overtaken(link_state) == 0
+        return
+    assert withdraw_overtaken(link_state) == 4
+    assert withdraw_overtaken(link_state) == 0
+    assert [given(), given(), given()] == [asked[2], asked[4], None]
+    # A study's process goes on looking for answers to all of them, and must not be failed for it.
+    link_state.get_message_res({*early, *asked}, run)
 
 
 def test_where_flower_keeps_its_state() -> None:

@@ -340,3 +340,13 @@ def test_waiting_for_sites(ask: Maker) -> None:
     assert asked.exchange.wait_for({"a"}, timeout_s=60) == set()
     assert asked.exchange.wait_for({"a", "b"}, timeout_s=0.05) == {"b"}
     assert [e["missing"] for _, e in read_events(asked.folder)] == [[], ["b"]]
+
+
+def test_every_asking_has_a_later_number(ask: Maker) -> None:
+    """What waits for a site from an earlier one is known by it (nodes.withdraw_overtaken)."""
+    grid = FakeGrid({"north": 1, "south": 2})
+    asked = ask(grid)
+    asked("north", limit_s=0.05)
+    asked("north", "south", limit_s=0.05)
+
+    assert [m.metadata.group_id for m in grid.pushed] == ["1", "2", "2"]

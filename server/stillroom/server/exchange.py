@@ -106,6 +106,7 @@ class GridExchange:
         self._nodes: dict[str, int] = {}
         self._nodes_at = float("-inf")
         self._late: list[_Question] = []
+        self._turn = 0
         self._spoilers: set[str] = set()
 
     def sites(self) -> tuple[str, ...]:
@@ -132,6 +133,7 @@ class GridExchange:
         One look for all that are outstanding; a site that is not connected is asked when it is.
         Answers to calls of earlier rounds come too: the caller knows which are its own.
         """
+        self._turn += 1
         opened = news = time.monotonic()
         waiting = [_Question(call, alone=call.site in self._spoilers) for call in calls]
         while keys := awaited():
@@ -170,7 +172,8 @@ class GridExchange:
                     packed[id(one.call.task)],
                     self._nodes[one.call.site],
                     MESSAGE_TYPES[one.call.kind],
-                    group_id=str(one.call.task.round),
+                    # What of an earlier asking still waits for its site is overtaken (``nodes``).
+                    group_id=str(self._turn),
                     ttl=TTL_S,
                 )
             )

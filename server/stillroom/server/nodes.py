@@ -1,4 +1,4 @@
-"""Flower's list of nodes, kept as the registry says, and a node whose courier has started anew.
+"""Flower's list of nodes, kept as the registry says; and what waits for a node that is slow or new.
 
 What this relies on in flwr 1.41 is held by tests/server/test_flower_contract.py.
 """
@@ -6,14 +6,16 @@ What this relies on in flwr 1.41 is held by tests/server/test_flower_contract.py
 import asyncio
 import logging
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
 from cryptography import x509
-from flwr.server.superlink.linkstate import LinkState
+from flwr.server.superlink.linkstate import InMemoryLinkState, LinkState
 from flwr.supercore.constant import NodeStatus
 
 from stillroom.common.errors import StillroomError
+from stillroom.common.messages import INVENTORY, MESSAGE_TYPES, ROUND, STAGE
 from stillroom.common.pki.verify import flower_public_key
 from stillroom.server.config import ServerConfig
 from stillroom.server.operator import Operator
@@ -23,6 +25,8 @@ from stillroom.server.store.registry import Registry
 log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 0.5
+OVERTAKEN = frozenset(MESSAGE_TYPES[kind] for kind in (INVENTORY, ROUND, STAGE))
+"""Messages that are of no use once their run has asked something newer."""
 
 
 def take_offline(state: LinkState, site: str) -> bool:
@@ -40,6 +44,35 @@ def take_offline(state: LinkState, site: str) -> bool:
         if node.status == NodeStatus.ONLINE:
             state.deactivate_node(node.node_id)
     return bool(known)
+
+
+def withdraw_overtaken(state: LinkState) -> int:
+    """Take back what waits for a site although its run has asked something newer; returns how many.
+
+    Flower hands out the oldest task first. A site that was late would begin with rounds that
+    closed long ago, and train those whose model it still has. What it has taken already it ends;
+    labelling is left to it, for its pseudo-labels serve itself in later rounds.
+    """
+    if not isinstance(state, InMemoryLinkState):
+        return 0  # in a file, for trials: nobody looks into that from here
+    count = 0
+    with state.lock:
+        known = [message.metadata for message in state.message_ins_store.values()]
+        newest: dict[int, int] = {}
+        for one in known:
+            newest[one.run_id] = max(_turn(one.group_id), newest.get(one.run_id, -1))
+        for one in known:
+            overtaken = _turn(one.group_id) < newest[one.run_id]
+            if overtaken and one.message_type in OVERTAKEN and one.delivered_at == "":
+                # Not removed: Flower fails whoever still looks for answers to what it has not.
+                one.delivered_at = datetime.now(UTC).isoformat()
+                count += 1
+    return count
+
+
+def _turn(group_id: str) -> int:
+    """Which asking of its run a message belongs to, as ``exchange`` numbers them."""
+    return int(group_id) if group_id.isdecimal() else -1
 
 
 async def keep_in_step(config: ServerConfig, path: Path, done: asyncio.Event) -> None:
