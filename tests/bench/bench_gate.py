@@ -1,11 +1,13 @@
 """What the gate adds to the way of one update of a 62 M-parameter model (249 MB, 150 tensors).
 
-In one process and one run, for each encoding. Plain: the runner's file is written, and a file of
-the size that leaves is sent over loopback HTTP to a receiver that proves its name, as the edge does.
-Gate: the runner's file is read and checked, what leaves is made of it, and the ledger is fsynced. No
-TLS, no second hop and no training: a real round is longer, so the share of a real round is smaller.
+First in a real round: three sites, mutual TLS, real processes, with and without the gate in turn
+(``gate_round``). Then on its own, in one process and one run, for each encoding. Plain: the runner's
+file is written, and a file of the size that leaves is sent over loopback HTTP to a receiver that
+proves its name, as the edge does. Gate: the runner's file is read and checked, what leaves is made of
+it, and the ledger is fsynced. No TLS, no second hop and no training: a real round is longer, so the
+share of a real round is smaller.
 
-    python -P tests/bench/bench_gate.py [--tensors 150] [--values 413000] [--repeats 3]
+    python -P tests/bench/bench_gate.py [--tensors 150] [--values 413000] [--repeats 3] [--pairs 4]
 """
 
 import argparse
@@ -30,6 +32,10 @@ from stillroom.common.manifest import Manifest, TensorSpec
 from stillroom.common.messages import ENCODINGS, UpdateRef
 from stillroom.common.study import PreparedStage, PreparedStudy, Study
 from stillroom.common.tensorfile import write_weights
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE / "inject")]
+import gate_round  # noqa: E402  # beside this file, which is no package
 
 PIECE = 1 << 20
 
@@ -144,6 +150,12 @@ def main() -> int:
     parser.add_argument("--tensors", type=int, default=150)
     parser.add_argument("--values", type=int, default=413_000)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--pairs", type=int, default=4, help="0: no real round")
+    given = parser.parse_args()
+    whole: dict[str, object] = {}
+    if given.pairs:
+        with tempfile.TemporaryDirectory() as scratch:
+            whole["round"] = gate_round.measure(Path(scratch) / "study", given.pairs)
     server = ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}"
@@ -151,7 +163,7 @@ def main() -> int:
         tempfile.TemporaryDirectory() as folder,
         httpx.Client(base_url=address, trust_env=False, timeout=60) as client,
     ):
-        found = measure(Path(folder), client, parser.parse_args())
+        found = whole | measure(Path(folder), client, given)
     server.shutdown()
     found["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     sys.stdout.write(json.dumps(found, indent=1) + "\n")

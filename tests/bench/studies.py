@@ -19,7 +19,13 @@ MIB = 2**20
 
 
 def measure(
-    name: str, plan: Plan, *, timeout_s: float = 600, turns: int = 0, every_s: float = 0.2
+    name: str,
+    plan: Plan,
+    *,
+    timeout_s: float = 600,
+    turns: int = 0,
+    every_s: float = 0.2,
+    hooks: Mapping[str, Any] | None = None,
 ) -> Measured:
     """Run a plan and say what its rounds cost.
 
@@ -29,8 +35,9 @@ def measure(
         timeout_s: For the whole study.
         turns: How many runners may train at once; 0 for all. For more sites than fit in memory.
         every_s: Between two looks at every process.
+        hooks: What else is changed in its processes (``inject/hooks``).
     """
-    consortium = Consortium(plan, {"turns": turns} if turns else None)
+    consortium = Consortium(plan, {**({"turns": turns} if turns else {}), **(hooks or {})})
     plan.out.mkdir(parents=True, exist_ok=True)
     consortium.found()
     edge = consortium.ports[1]
