@@ -8,7 +8,7 @@ reach it all the same.
 
 import io
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -70,8 +70,21 @@ def digest(data: bytes) -> str:
     return sha256(data).hexdigest()
 
 
-def study(encoding: str = "fp32") -> PreparedStudy:
-    """A teacher and a student, both of the same three tensors."""
+def study(
+    encoding: str = "fp32",
+    *,
+    rounds: int = 3,
+    taught: tuple[int, str] = (3, "fp32"),
+    quorum: Mapping[str, float] | None = None,
+) -> PreparedStudy:
+    """A teacher and a student, both of the same three tensors.
+
+    Args:
+        encoding: Of the student's updates.
+        rounds: Of the student.
+        taught: Rounds and encoding of the teacher.
+        quorum: The study's.
+    """
     manifest = Manifest(
         tensors=tuple(
             TensorSpec(name=n, shape=s, dtype="float32", group=n.rsplit(".", 1)[0])
@@ -81,32 +94,46 @@ def study(encoding: str = "fp32") -> PreparedStudy:
     teacher = {"arch": "dynunet", "channels": [4, 8]}
     parsed = Study.parse(
         {
-            "study": {"name": "smuggling", "min_cohort": 3, "max_update_norm": 1000.0},
+            "study": {
+                "name": "smuggling",
+                "min_cohort": 3,
+                "max_update_norm": 1000.0,
+                "quorum": dict(quorum or {}),
+            },
             "volume": {"spacing_mm": [6, 6, 6], "patch": [32, 32, 32]},
             "label": {"vessels": {"kind": "mask", "classes": ["vessel"]}},
             "model": {"teacher": teacher, "student": teacher},
             "stage": [
-                {"name": "teach-a", "recipe": "teach", "label": "vessels", "rounds": 3},
+                {
+                    "name": "teach-a",
+                    "recipe": "teach",
+                    "label": "vessels",
+                    "rounds": taught[0],
+                    "exchange": {"encoding": taught[1]},
+                },
                 {"name": "apply", "recipe": "pseudolabel", "teachers": ["teach-a"]},
                 {
                     "name": "student",
                     "recipe": "distil",
-                    "rounds": 3,
+                    "rounds": rounds,
                     "exchange": {"encoding": encoding},
                 },
             ],
         }
     )
-    stage = PreparedStage(initial_sha256="0" * 64, manifest=manifest)
+    stage = PreparedStage(initial_sha256=MODEL.sha256, manifest=manifest)
     return PreparedStudy(study=parsed, stages={"teach-a": stage, "student": stage})
 
 
-PREPARED = study()
 MODEL = ModelRef(digest(BASE_FILE), len(BASE_FILE))
+PREPARED = study()
+"""A live consortium (``live``) puts its own study here before the cases are made."""
 
 
 def ask(kind: str = ROUND, number: int = 2, prepared: PreparedStudy = PREPARED) -> Task:
-    """What the server rightly asks for."""
+    """What the server rightly asks for; where one is live, what it is about to ask for."""
+    if DESK.asked is not None:
+        return DESK.asked
     if kind == INVENTORY:
         return Task(prepared.digest)
     if kind == LABEL:
@@ -116,13 +143,23 @@ def ask(kind: str = ROUND, number: int = 2, prepared: PreparedStudy = PREPARED) 
 
 @dataclass
 class Desk:
-    """Where the runner of the attempt under way keeps its files, and what it wrote there."""
+    """Where the runner of the attempt under way keeps its files, and what it wrote there.
+
+    Attributes:
+        exchange: The folder it shares with its courier.
+        written: Name -> bytes.
+        base: Digest of the model that it was sent.
+        asked: What a live server asks for; None where there is none.
+    """
 
     exchange: ExchangeFolder = field(default_factory=lambda: ExchangeFolder(Path()))
     written: Objects = field(default_factory=dict)
+    base: str = MODEL.sha256
+    asked: Task | None = None
 
-    def deliver(self, data: bytes, *, base: str = MODEL.sha256, name: str = "") -> UpdateRef:
+    def deliver(self, data: bytes, *, base: str = "", name: str = "") -> UpdateRef:
         """Write a file as the runner does; ``name`` in place of its digest."""
+        base = base or self.base
         name = name or digest(data)
         self.exchange.update(name).write_bytes(data)
         self.written[name] = data

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from attempts import DESK, GOOD, GOOD_FILE, METRICS, MODEL, PATIENT, SAMPLES, ask, digest, honest
+from attempts import DESK, GOOD, GOOD_FILE, METRICS, PATIENT, SAMPLES, ask, digest, honest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
 from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.recorddict_pb2 import MetricRecord as ProtoMetricRecord
@@ -75,12 +75,12 @@ def with_array(array: Array, key: str = "safetensors") -> Callable[[Message], Me
 
 
 def with_file(
-    data: bytes, *, base: str = MODEL.sha256, name: str = ""
+    data: bytes | Callable[[], bytes], *, base: str = "", name: str = ""
 ) -> Callable[[Message], Message]:
-    """A good reply about another file."""
+    """A good reply about another file; a large one is made when it is needed."""
 
     def make(request: Message) -> Message:
-        update = DESK.deliver(data, base=base, name=name)
+        update = DESK.deliver(data if isinstance(data, bytes) else data(), base=base, name=name)
         return Message(pack_reply(Reply(update, SAMPLES, METRICS)), reply_to=request)
 
     return make

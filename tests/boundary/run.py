@@ -1,11 +1,19 @@
 """``make boundary``: everything somebody could try, tried; the record is docs/reference/boundary.md.
 
-Four parts: the handshake matrix against a live server, the smuggling matrix through courier, gate
-and server, the fuzzers of every decoder, and courier and runner in network namespaces where those
-can be made. It ends with one line, and with status 1 when anything got through or crashed.
+Five parts: the handshake matrix against a live server; the smuggling matrix through courier, gate and
+server in one process, and again on a live consortium with a meter on the wire; the fuzzers of every
+decoder; and courier and runner in network namespaces where those can be made. It ends with one line,
+and with status 1 when anything got through or crashed.
+
+    python -P tests/boundary/run.py [--only handshakes,smuggling,live,fuzz,isolation]
+                                    [--scratch FOLDER]
+
+With ``--scratch`` what was found stays there, and a later run with ``--only`` replaces its parts.
 """
 
+import argparse
 import importlib.util
+import json
 import os
 import re
 import ssl
@@ -13,8 +21,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -44,11 +52,13 @@ class Part:
         table: Markdown lines.
         held: How many were refused, or how many examples ran.
         of: How many there are, or how many tests crashed.
+        seconds: What it took; 0 where the table is of an earlier run of this page.
     """
 
     table: Sequence[str]
     held: int
     of: int
+    seconds: float = 0.0
 
 
 def load(name: str) -> None:
@@ -111,6 +121,33 @@ def smuggling() -> Part:
     return Part(table, refused, len(matrix.CASES))
 
 
+def live() -> Part:
+    """The same attempts on a live consortium, or why one cannot be tried there."""
+    for name in ("attempts", "forgery", "smuggling"):
+        sys.modules.pop(name, None)  # made anew, for a study of its own
+    sys.path.insert(0, str(HERE))
+    import live as consortium
+
+    with tempfile.TemporaryDirectory(prefix="stillroom-live-") as scratch:
+        found = consortium.run(Path(scratch))
+    table = [
+        "| attempt | site | bytes of it on the wire | of all | ledger | server told | no courier |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, verdict in found.items():
+        row = (
+            verdict.gate,
+            str(verdict.payload) if verdict.gate else "",
+            str(verdict.wire) if verdict.gate else "",
+            verdict.ledger,
+            verdict.told,
+            verdict.server,
+        )
+        wrong = f" **{'; '.join(verdict.problems)}**" if verdict.problems else ""
+        table.append(f"| {name}{wrong} | {' | '.join(cell or '-' for cell in row)} |")
+    return Part(table, sum(verdict.good for verdict in found.values()), len(found))
+
+
 def fuzz() -> Part:
     """The fuzzers, in a process of their own: a crash of the interpreter is a crash too."""
     examples = os.environ.get("STILLROOM_FUZZ_EXAMPLES", "10000")
@@ -166,62 +203,107 @@ def isolation() -> Part:
     return Part(table, held, held + failed)
 
 
-def page(parts: Sequence[Part], verdict: str, seconds: float) -> str:
+PARTS = {
+    "handshakes": handshakes,
+    "smuggling": smuggling,
+    "live": live,
+    "fuzz": fuzz,
+    "isolation": isolation,
+}
+HEADS = {
+    "handshakes": "Getting in: the handshake matrix",
+    "smuggling": "Getting out: the smuggling matrix, in process",
+    "live": "Getting out: the smuggling matrix, live",
+    "fuzz": "Every decoder that sees a peer's bytes",
+    "isolation": "Courier and runner in network namespaces",
+}
+WORDS = {
+    "smuggling": """
+The site's own code (gate, ledger, outbox, stores) with a line that counts what it is given. *Gate* is
+the code the site answered with, *server* what the server made of the same bytes when they reach it
+past the gate.
+""",
+    "live": """
+Real processes: server, couriers and runners under mutual TLS, a relay before the edge that counts
+every byte, and the edge's own count of what came out of TLS. One attempt a round; two honest sites go
+on beside them. *Site* is the courier's code; *bytes of it on the wire* are all that are no bare
+code: bodies of uploads, of messages that hold more than a registered code, and bytes on the wire that
+neither the requests at the edge nor TLS account for (64 a request, 4096 a connection, 2048 an
+attempt). *Of all* is everything that left the site until its next question, polling and handshakes
+included; the row of a site that says it failed shows what that is where nothing is tried. Under *no
+courier* a client with a site's certificate and no courier sent the same to the edge. A dash: there is
+nothing to try there. The last row says whether every round was made of the honest sites' updates
+alone, to the bit, and whether the study was completed.
+""",
+    "isolation": """
+The courier behind a firewall that lets out one address and port; the runner where there is no network
+at all, while a whole study is played. Packets are counted.
+""",
+}
+
+
+def page(parts: Mapping[str, Part], verdict: str) -> str:
     """The record, as a page."""
-    one, two, three, four = parts
+    took = ", ".join(
+        f"{name} {part.seconds:.0f} s" if part.seconds else f"{name} taken from an earlier run"
+        for name, part in parts.items()
+    )
     lines = [
         "# The boundary, tried",
         "",
         "Written by `make boundary`; do not edit. Every row is an attempt that was made on this",
-        "code, not a promise. Codes: [error codes](errors.md).",
+        "code, not a promise. Codes: [error codes](errors.md). What a TLS scanner finds, and what the",
+        "gate costs: [the boundary, measured](boundary-measured.md).",
         "",
-        _where(seconds),
+        f"{_where()} Time of each part: {took}.",
         "",
         f"**{verdict}**",
         "",
-        "## Getting in: the handshake matrix",
-        "",
-        *one.table,
-        "",
-        "## Getting out: the smuggling matrix",
-        "",
-        "*Gate* is the code the site answered with, *server* what the server made of the same bytes",
-        "when they reach it past the gate. Payload is counted on the wire.",
-        "",
-        *two.table,
-        "",
-        "## Every decoder that sees a peer's bytes",
-        "",
-        *three.table,
-        "",
-        "## Courier and runner in network namespaces",
-        "",
-        "The courier behind a firewall that lets out one address and port; the runner where there",
-        "is no network at all, while a whole study is played. Packets are counted.",
-        "",
-        *four.table,
-        "",
     ]
-    return "\n".join(lines)
+    for name, part in parts.items():
+        lines += [f"## {HEADS[name]}", "", *WORDS.get(name, "").strip().splitlines(), ""]
+        lines += [*part.table, ""]
+    return "\n".join(lines).replace("\n\n\n", "\n\n")
 
 
-def _where(seconds: float) -> str:
-    libraries = f"Python {sys.version.split()[0]}, {ssl.OPENSSL_VERSION}, flwr {version('flwr')}"
-    return f"{libraries}, {seconds:.0f} s."
+def _where() -> str:
+    return f"Python {sys.version.split()[0]}, {ssl.OPENSSL_VERSION}, flwr {version('flwr')}."
 
 
 def main() -> int:
-    """Run all parts, write the page, print the line; 1 when anything got through or crashed."""
-    started = time.monotonic()
-    one, two, three, four = parts = (handshakes(), smuggling(), fuzz(), isolation())
+    """Run the parts, write the page, print the line; 1 when anything got through or crashed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default=",".join(PARTS))
+    parser.add_argument("--scratch", type=Path)
+    given = parser.parse_args()
+    kept = None if given.scratch is None else given.scratch / "boundary-parts.json"
+    parts: dict[str, Part] = {}
+    if kept is not None and kept.exists():
+        parts = {name: Part(**part) for name, part in json.loads(kept.read_text("utf-8")).items()}
+    for name in given.only.split(","):
+        started = time.monotonic()
+        found = PARTS[name]()
+        parts[name] = replace(found, seconds=time.monotonic() - started)
+        typer.echo("\n".join(found.table) + "\n")
+        if kept is not None:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            both = {n: asdict(parts[n]) for n in PARTS if n in parts}
+            kept.write_text(json.dumps(both, indent=1), "utf-8")
+    if parts.keys() != PARTS.keys():
+        return 0  # the other parts are for another run with this scratch
+    return _conclude({name: parts[name] for name in PARTS})
+
+
+def _conclude(parts: Mapping[str, Part]) -> int:
+    one, two, live, three, four = parts.values()
     verdict = (
-        f"handshake {one.held}/{one.of} refused, smuggling {two.held}/{two.of} refused, "
+        f"handshake {one.held}/{one.of} refused, "
+        f"smuggling {two.held + live.held}/{two.of + live.of} refused, "
         f"fuzz {three.held} examples {three.of} crashes"
     )
-    PAGE.write_text(page(parts, verdict, time.monotonic() - started), "utf-8")
-    typer.echo("\n\n".join("\n".join(part.table) for part in parts) + "\n")
+    PAGE.write_text(page(parts, verdict), "utf-8")
     typer.echo(verdict)
-    short = any(part.held < part.of for part in (one, two, four))
+    short = any(part.held < part.of for part in (one, two, live, four))
     return int(short or three.of > 0 or three.held == 0)
 
 

@@ -102,7 +102,7 @@ def _replies() -> list[Case]:
             "STR-301",
         ),
         weights("oversize", {**GOOD, "scan": np.zeros((8, 512, 512), np.int16)}, "STR-301"),
-        Case("10^6 tiny tensors", ("STR-301",), ("STR-301",), reply=with_file(many_tensors())),
+        Case("10^6 tiny tensors", ("STR-301",), ("STR-301",), reply=with_file(many_tensors)),
         Case(
             "text in the file's metadata",
             broken,
@@ -337,7 +337,11 @@ def _requests() -> list[Case]:
         Case("wrong study digest", outside, content=task_with(study="0" * 64)),
         Case("unknown stage", outside, content=task_with(stage="exfiltrate")),
         Case("stage of another recipe", outside, content=task_with(stage="apply", round=1)),
-        Case("round beyond the budget", outside, content=task_with(round=4)),
+        Case(
+            "round beyond the budget",
+            outside,
+            content=task_with(round=PREPARED.study.stage_named("student").rounds + 1),
+        ),
         Case("round 0", outside, content=task_with(round=0)),
         Case("empty message", broken, content=RecordDict),
         Case(
