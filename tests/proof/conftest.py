@@ -31,6 +31,7 @@ for _name in (
     "trial",
     "commits",
     "replays",
+    "betrayals",
 ):
     _load(_name)
 

@@ -23,7 +23,17 @@ import typer
 
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "reference" / "proof.md"
-MODULES = ("generation", "tampering", "flips", "faults", "tracing", "trial", "commits", "replays")
+MODULES = (
+    "generation",
+    "tampering",
+    "flips",
+    "faults",
+    "tracing",
+    "trial",
+    "commits",
+    "replays",
+    "betrayals",
+)
 WORKERS = 4 * (os.cpu_count() or 1)
 """Processes for what can be shared out; most of them wait for a disk."""
 MANY, MOST_S, MOST_PROOF_BYTES = 100_000, 30.0, 4096
@@ -150,6 +160,26 @@ def replay(folder: Path) -> Part:
     return Part("Replay", lines, good, of, "replay {}/{} identical")
 
 
+def betrayal(folder: Path) -> Part:
+    """A server that takes its log back, with real processes: caught by the guard, then by each site."""
+    import betrayals
+
+    found = list(betrayals.betray(folder))
+    lines = [
+        "`stillroom-server serve` and two couriers over mutual TLS. The server is stopped, its log is put",
+        "back or written anew, and it is started: first as it is, then with the guard made to fit, as a",
+        "malicious operator would. The couriers ran all the time.",
+        "",
+        "| what is done | what `serve` says | couriers that stopped | what they say |",
+        "|---|---|---|---|",
+    ]
+    for one in found:
+        said = " / ".join(dict.fromkeys(one.sites.values()))
+        who = f"{len(one.sites)} of {len(betrayals.SITES)}"
+        lines.append(f"| {one.crime} | {one.guard} | {who} | {said} |")
+    return Part("A server that takes it back", lines, sum(o.caught for o in found), len(found))
+
+
 def cost(folder: Path) -> Part:
     """Verification of many entries on one core, and the size of a proof."""
     import generation
@@ -181,7 +211,7 @@ def cost(folder: Path) -> Part:
     return Part("Cost", lines, good, 3)
 
 
-PARTS: tuple[Callable[[Path], Part], ...] = (tamper, faults, replay, cost)
+PARTS: tuple[Callable[[Path], Part], ...] = (tamper, faults, replay, betrayal, cost)
 """In this order on the page. A part that is counted in the last line has a phrase for it."""
 
 
