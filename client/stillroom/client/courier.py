@@ -144,7 +144,7 @@ def _work(
     stop: threading.Event,
 ) -> None:
     """Carry what there is; between two looks, wait for the server's bell, or a while without one."""
-    seen, news = "", time.monotonic()
+    seen, news, lost = "", time.monotonic(), False
     while not stop.is_set():
         if carriage.carry_one():
             news = time.monotonic()
@@ -155,8 +155,13 @@ def _work(
                 witness.look_when_idle()
             mark = transfer.news(seen)
             if mark is None:
+                lost = True
                 stop.wait(patience(time.monotonic() - news, poll_s))
                 break
+            if lost and witness is not None:
+                # A server that was away may have come back as an older one, or as another.
+                witness.look()
+            lost = False
             if mark != seen:
                 seen = mark
                 stop.wait(AFTER_RING_S)

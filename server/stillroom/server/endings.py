@@ -57,7 +57,9 @@ def is_full_disk(error: Exception) -> bool:
     """
     if isinstance(error, StillroomError):
         return error.code == "STR-503"
-    return isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
+    # A part of the log that the disk would not give is a ValueError, made from what the disk said.
+    first = error.__cause__ if isinstance(error, ValueError) else error
+    return isinstance(first, OSError) and first.errno in {errno.ENOSPC, errno.EDQUOT}
 
 
 def ending(error: StillroomError) -> dict[str, Any]:
