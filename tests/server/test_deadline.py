@@ -157,3 +157,13 @@ def test_turns(order: list[str], silent: set[str]) -> None:
         assert used == list(itertools.takewhile(lambda n: n in here, "abcd"))
     used += [name for name, _ in turns.rest()]
     assert used == sorted(here)
+
+
+def test_nobody_waits_for_what_is_asked_along() -> None:
+    """It is awaited while a round is open for others, and holds none open."""
+    one = gathering(along=[("", "n"), ("", "m")])
+    one.settle("", "m", usable=False, now=11)
+    assert who(one, 20) == "abcn"
+    for site in "abc":
+        one.settle("s", site, usable=True, now=20)
+    assert who(one, 20) == ""

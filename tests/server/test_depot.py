@@ -12,7 +12,7 @@ import pytest
 
 from stillroom.common.errors import ContractError, ResourceError
 from stillroom.server import upload as upload_module
-from stillroom.server.depot import MOST_HELD, MOST_OPEN, Depot
+from stillroom.server.depot import MOST_HELD, MOST_OPEN, Depot, shelf_of
 from stillroom.server.upload import TooMany, WrongOffset
 
 STUDY, OTHER = "ab" * 32, "cd" * 32
@@ -279,3 +279,44 @@ def test_what_nobody_comes_for(depot: Depot) -> None:
 
     held = [n for n in range(MOST_HELD + 3) if depot.received("north", named(n)[0])]
     assert held == list(range(3, MOST_HELD + 3))
+
+
+def test_an_update_is_kept_while_another_run_may_wait_for_it(depot: Depot, model: Path) -> None:
+    """Whoever still offers the model it was trained from; the last of them lets go of it."""
+    update, data = named(1)
+    for shelf in (STUDY, OTHER):
+        depot.publish(shelf, model, NAME)
+    depot.append("north", update, [data], offset=0, total=len(data))
+    depot.keep_only(STUDY, [])
+    depot.release(STUDY, "north", update, NAME)
+    assert depot.received("north", update) is not None
+    depot.withdraw(OTHER)
+    depot.release(OTHER, "north", update, "no name at all")
+    assert depot.received("north", update) is None
+
+
+def test_uploads_older_than_every_open_round_are_swept(depot: Depot, model: Path) -> None:
+    """With an hour to spare; none of them where no round is open; none that is being sent."""
+    for number, age_s in ((1, 7200), (2, 1800)):
+        name, data = named(number)
+        depot.append("north", name, [data], offset=0, total=len(data))
+        path = depot.received("north", name)
+        assert path is not None
+        then = path.stat().st_mtime - age_s
+        os.utime(path, (then, then))
+    depot.publish(STUDY, model, NAME)
+    depot.sweep()
+    assert [depot.received("north", named(n)[0]) is None for n in (1, 2)] == [True, False]
+    with depot.begin("north", named(3)[0], offset=0, total=9) as sending:
+        sending.write(b"1234")
+        depot.withdraw(STUDY)
+        depot.sweep()
+        assert depot.received("north", named(2)[0]) is None
+        assert depot.have("north", named(3)[0]) == (4, False)
+
+
+def test_two_runs_have_two_shelves(tmp_path: Path) -> None:
+    """By their folders; the same one after every start."""
+    names = {shelf_of(STUDY, tmp_path / run) for run in ("a", "b", "c/../a")}
+
+    assert len(names) == 2

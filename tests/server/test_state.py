@@ -182,3 +182,48 @@ def test_teachers_share_a_wave() -> None:
     assert len(waves(plan)[0]) == 2
     assert state.closed == {"t0": 1, "t1": 1}
     assert [stage.name for stage in active(plan, state)] == ["t0"]
+
+
+JOINS = st.lists(
+    st.tuples(st.integers(1, 40), st.sampled_from(["south", "east", "west"]), st.integers(0, 9)),
+    max_size=6,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(STUDIES, JOINS, st.sets(st.integers(0, 59)))
+def test_who_joins_stays_and_changes_nothing_else(
+    plan: Study, joins: list[tuple[int, str, int]], killed: set[int]
+) -> None:
+    """At any time, in any order with what else is learned, and known once its step is committed."""
+    alone = state = RunState(study="d" * 64, started_at=1.5).counted({"north": {"x": 1.0}})
+    known = dict(state.inventories)
+    for number in range(60):
+        if state.final:
+            break
+        due = [(site, {"inventory.cases": float(n)}) for at, site, n in joins if at == number]
+        before = state
+        for site, counts in due:
+            state = state.joined(site, counts)
+            known.setdefault(site, counts)
+            assert state.joined(site, {"inventory.cases": 99.0}) == state
+            assert state.noted("n").joined(site, counts) == state.joined(site, counts).noted("n")
+        if number in killed:
+            # Killed before the commit: the question is put again, and answered again.
+            state = through_disk(before)
+            for site, counts in due:
+                state = state.joined(site, counts)
+        state, alone = step(plan, state, 1.0), step(plan, alone, 1.0)
+        assert state.inventories == known
+    assert replace(state, inventories={}, notes=()) == replace(alone, inventories={}, notes=())
+
+
+def test_joining_forgets_why_it_was_left_out() -> None:
+    """And nobody joins before the first question or after the end."""
+    start = RunState(study="d", started_at=0)
+    state = start.counted({}).stood(None, {"north": "no answer", "south": "no consent"})
+
+    assert dict(state.joined("north", {"x": 1}).left) == {"south": "no consent"}
+    for wrong in (start, state.failed(ERROR)):
+        with pytest.raises(ValueError, match="joins"):
+            wrong.joined("north", {})

@@ -914,3 +914,100 @@ def test_a_subset_has_an_exit_status(told: World) -> None:
 
     assert (whole.exit_code, part.exit_code) == (0, 7)
     assert "subset" in part.output
+
+
+# -- who comes later ----------------------------------------------------------------------------
+
+
+def test_a_newcomer_takes_part_from_the_next_round(told: World) -> None:
+    """Who missed the first question is asked along with a round, and then trains like the others."""
+
+    def away(call: Call) -> Answer | None:
+        asked = [c for c in told.exchange.asked if (c.kind, c.site) == (INVENTORY, "river")]
+        return LATE if (call.kind, call.site) == (INVENTORY, "river") and len(asked) < 3 else None
+
+    extra = {"harbour": {**SITES["harbour"], "inventory.vessels.cases": 1}}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SITES, "harbour", extra["harbour"])
+        result = told.run(away)
+    opened = [e for e in told.events("round.opened") if e["stage"] == "t-vessels"]
+    first, second = (e for e in told.entries(RoundOpened) if e.stage == "t-vessels")
+
+    assert told.error is None
+    assert [e["invited"] for e in opened] == [["harbour"], ["harbour"]]
+    assert "inventory" in opened[0]["left_out"]["river"]
+    assert "inventory" in first.left_out["river"] + second.left_out["river"]
+    assert [e.invited for e in told.entries(RoundOpened) if e.stage == "student"] == [
+        ("harbour", "river"),
+        ("harbour", "river"),
+    ]
+    assert "river joined late" in "".join(result["notes"])
+    assert {site["name"] for site in result["sites"]} == set(SITES)
+    assert not tell(enumerate(told.entries())).strays
+
+
+def test_a_newcomer_that_was_not_recorded_is_asked_again(world: World) -> None:
+    """Killed between its answer and the commit: the round is made again, and it joins after it."""
+
+    def missing(call: Call) -> Answer | None:
+        first = not any(c.kind == ROUND for c in world.exchange.asked)
+        return LATE if (call.kind, call.site) == (INVENTORY, "river") and first else None
+
+    save, left = RunFolder.save, 3
+
+    def kill(folder: RunFolder, state: Any) -> None:
+        nonlocal left
+        left -= state.closed != {}
+        if left == 2:
+            raise Killed
+        save(folder, state)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SITES, "harbour", {**SITES["harbour"], "inventory.vessels.cases": 1})
+        patch.setattr(RunFolder, "save", kill)
+        with pytest.raises(Killed):
+            world.run(missing)
+        assert (
+            "river"
+            not in json.loads((world.folder / "run" / "state.json").read_text())["inventories"]
+        )
+        result = world.run()
+    last = [e for e in world.events("round.opened") if e["stage"] == "t-vessels"]
+
+    assert result["status"] == "completed"
+    assert [e["round"] for e in last] == [1, 1, 2]
+    assert [e["invited"] for e in last][1:] == [["harbour"], ["harbour", "river"]]
+
+
+def test_two_runs_of_one_study_take_nothing_from_each_other(tmp_path: Path) -> None:
+    """One stands in a round while the other one is run to its end: both give the same student."""
+    one, other = World(tmp_path / "a"), World(tmp_path / "b")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b" / "depot").symlink_to(tmp_path / "a" / "depot")
+    uploads = tmp_path / "a" / "depot" / "in"
+    done = list[dict[str, Any]]()
+
+    def beside(call: Call) -> None:
+        # Harbour's update of this round is here and is summed later; river is yet to answer.
+        if (call.kind, call.task.stage, call.site) == (ROUND, "student", "river") and not done:
+            done.append(other.run())
+
+    result = one.run(beside)
+
+    assert one.error is None
+    assert other.error is None
+    assert (result["notes"], done[0]["notes"]) == ([], [])
+    assert outcome_of(result)["student"] == outcome_of(done[0])["student"]
+    assert not [p for p in uploads.rglob("*") if p.is_file()]
+    assert not list((tmp_path / "a" / "depot" / "out").iterdir())
+
+
+def test_what_a_dead_process_left_is_removed_at_the_end(world: World) -> None:
+    """An update that nobody asked for any more when it came, and a part of one."""
+    data = b"late"
+    world.depot.append("river", hashlib.sha256(data).hexdigest(), [data], offset=0, total=4)
+    world.depot.append("river", "ab" * 32, [data], offset=0, total=9)
+    world.run()
+
+    assert not [p for p in (world.folder / "depot" / "in").rglob("*") if p.is_file()]

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol
 
-from stillroom.common.messages import Task, UpdateRef
+from stillroom.common.messages import INVENTORY, Task, UpdateRef
 from stillroom.common.study import PreparedStudy
 from stillroom.server.depot import Depot
 from stillroom.server.rounds.deadline import Gathering
@@ -62,8 +62,10 @@ class Asking:
         heed: Called at every look for answers; may raise to stop.
         clock: Seconds of a steady clock.
         late: Told of answers to rounds that have closed.
-        let_go: Gets (site, SHA-256) of files that are of no use. They are removed by the caller
-            once the round is behind it: a file of another round may have the same bytes.
+        met: Told of inventories that were asked for along with other questions, however late they
+            come: a count of cases is of use in any round.
+        let_go: Gets (site, SHA-256, base) of files that are of no use. They are removed by the
+            caller once the round is behind it: a file of another round may have the same bytes.
     """
 
     prepared: PreparedStudy
@@ -72,11 +74,16 @@ class Asking:
     journal: Journal
     heed: Callable[[], None]
     clock: Callable[[], float]
-    let_go: set[tuple[str, str]]
+    let_go: set[tuple[str, str, str]]
     late: Callable[[Call, Answer], None] = lambda _call, _answer: None
+    met: Settle = lambda _call, _outcome: None
 
     def ask(
-        self, calls: Sequence[Call], gathering: Gathering, settle: Settle | None = None
+        self,
+        calls: Sequence[Call],
+        gathering: Gathering,
+        settle: Settle | None = None,
+        along: Sequence[Call] = (),
     ) -> dict[tuple[str, str], Outcome]:
         """What became of every call, by (stage, site).
 
@@ -84,6 +91,7 @@ class Asking:
             calls: Each site at most once per stage.
             gathering: Of these calls, just opened; says how long to wait for whom.
             settle: Told in the order of arrival, of those without an answer last.
+            along: Put beside them; ``met`` is told what comes.
         """
         opened = self.clock()
         told = settle or (lambda _call, _outcome: None)
@@ -93,8 +101,11 @@ class Asking:
             return gathering.awaited(self.clock())
 
         mine, outcomes = {id(call) for call in calls}, dict[tuple[str, str], Outcome]()
-        for call, answer in self.exchange.ask(calls, awaited=awaited):
-            if id(call) not in mine:
+        for call, answer in self.exchange.ask([*calls, *along], awaited=awaited):
+            if id(call) not in mine and call.kind == INVENTORY:
+                gathering.settle(*call.key, usable=False, now=self.clock())
+                self.met(call, self._judge(call, answer))
+            elif id(call) not in mine:
                 self._drop_late(call, answer)
             elif call.key not in outcomes:
                 outcome = outcomes[call.key] = self._judge(call, answer)
@@ -133,4 +144,4 @@ class Asking:
 
     def _discard(self, site: str, answer: Answer) -> None:
         if answer.reply is not None and answer.reply.update is not None:
-            self.let_go.add((site, answer.reply.update.sha256))
+            self.let_go.add((site, answer.reply.update.sha256, answer.reply.update.base))

@@ -2,7 +2,7 @@
 
 ::
 
-    out/<study16>/<sha256>      published by the ServerApp; the same bytes for every site
+    out/<shelf>/<sha256>        published by one run's ServerApp; the same bytes for every site
     in/<site>/<sha256>          whole, its bytes checked against its name
     in/<site>/<sha256>.part     an upload under way; its size is how far it came
 
@@ -16,6 +16,8 @@ learns what another one sent, not even by guessing its digest.
 """
 
 import contextlib
+import hashlib
+import math
 import os
 import re
 import shutil
@@ -39,6 +41,8 @@ MOST_OPEN = 4
 MOST_HELD = 16
 """Whole uploads kept of one site; the ServerApp discards what it has used long before."""
 MOST_BYTES = 2048 << 20
+SPARE_S = 3600.0
+"""How much older than the oldest open round an upload is that is swept away: clocks jump."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SITE = re.compile(SITE_PATTERN)
 
@@ -51,14 +55,14 @@ class Depot:
         self._out, self._in = folder / "out", folder / "in"
         self._most = most_bytes
 
-    def publish(self, study: str, path: Path, sha256: str) -> None:
+    def publish(self, shelf: str, path: Path, sha256: str) -> None:
         """Let sites fetch ``path`` under its digest; again is nothing.
 
         The bytes are not read: the caller has just made the file and knows its digest, and every
         site checks what arrives.
 
         Args:
-            study: Digest of the prepared study.
+            shelf: The run's, as ``shelf_of`` says: two runs of one study take nothing from each other.
             path: A file that nobody changes any more; its own name may be removed afterwards.
             sha256: Of its bytes.
 
@@ -66,7 +70,7 @@ class Depot:
             FileNotFoundError: There is no such file.
             ResourceError: STR-503, the disk failed.
         """
-        target = self._out / study[:16] / _name(sha256)
+        target = self._out / shelf / _name(sha256)
         if target.exists():
             return
         temporary = target.with_name(f"{sha256}.{os.getpid()}.tmp")
@@ -89,14 +93,20 @@ class Depot:
         except OSError as error:
             raise disk_failed(error) from error
 
-    def keep_only(self, study: str, names: Collection[str]) -> None:
-        """Withdraw what this study has published, but for ``names``; a fetch under way goes on."""
-        for path in _files(self._out / study[:16]):
+    def keep_only(self, shelf: str, names: Collection[str]) -> None:
+        """Withdraw what this run has published, but for ``names``; a fetch under way goes on."""
+        for path in _files(self._out / shelf):
             if path.name not in names:
                 path.unlink(missing_ok=True)
 
+    def withdraw(self, shelf: str) -> None:
+        """Withdraw all that an ended run has published."""
+        self.keep_only(shelf, ())
+        with contextlib.suppress(FileNotFoundError):
+            (self._out / shelf).rmdir()
+
     def outgoing(self, sha256: str) -> Path | None:
-        """The published file of this digest, of whichever study; None when there is none."""
+        """The published file of this digest, of whichever run; None when there is none."""
         if not is_name(sha256):
             return None
         return next((p for p in sorted(self._out.glob(f"*/{sha256}")) if p.is_file()), None)
@@ -200,10 +210,49 @@ class Depot:
         for path in (whole, _part(whole)):
             path.unlink(missing_ok=True)
 
+    def release(self, shelf: str, site: str, sha256: str, base: str) -> None:
+        """Forget an upload that this run needs no more, unless another one may.
+
+        Sites give the same answer to two runs of one study, by the same name. Whichever run still
+        offers the model that the update was trained from may wait for it, and lets go of it later.
+
+        Args:
+            shelf: Of the run that is done with it, which offers ``base`` no longer.
+            site: Who sent it.
+            sha256: Of the upload.
+            base: SHA-256 of the model it was trained from.
+        """
+        offered = self._out.glob(f"*/{base}") if is_name(base) else ()
+        if all(path.parent.name == shelf for path in offered):
+            self.discard(site, sha256)
+
+    def sweep(self) -> None:
+        """Remove uploads that nobody will come for: older than every round that is open.
+
+        They came late, for a process that is gone. A round publishes its models when it opens, so a
+        shelf is as old as its run's open round. One that is being sent is left alone.
+        """
+        opened = [path.stat().st_mtime for path in _files(self._out)]
+        before = min(opened, default=math.inf) - SPARE_S
+        for path in self._in.glob("*/*"):
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_mtime < before:
+                    forget_idle([path])
+
     def _of(self, site: str) -> Path:
         if not _SITE.fullmatch(site):
             raise ValueError("not the name of a site")
         return self._in / site
+
+
+def shelf_of(study: str, run: Path) -> str:
+    """The name of a run's own shelf.
+
+    Args:
+        study: Digest of the prepared study.
+        run: The run's folder: two runs of one study have two.
+    """
+    return f"{study[:16]}-{hashlib.sha256(bytes(run.resolve())).hexdigest()[:16]}"
 
 
 def is_name(sha256: str) -> bool:

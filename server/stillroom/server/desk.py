@@ -18,7 +18,7 @@ from stillroom.common.study import PreparedStudy, Stage, Study
 from stillroom.common.update import check_task
 from stillroom.server.asking import Asking, Call, Exchange, Settle
 from stillroom.server.chronicle import Chronicle
-from stillroom.server.depot import Depot
+from stillroom.server.depot import Depot, shelf_of
 from stillroom.server.rounds.admission import without_consent
 from stillroom.server.rounds.deadline import Gathering
 from stillroom.server.rounds.outcome import Answer, Outcome
@@ -46,7 +46,8 @@ class Desk:
         wall: Seconds since the epoch.
         chronicle: The run's way into the log.
         state: Where the study is.
-        let_go: (site, SHA-256) of files that are of no use, to be removed with the next step.
+        let_go: (site, SHA-256, base) of files that are of no use, to be removed with the next step.
+        shelf: This run's own place in the depot.
     """
 
     prepared: PreparedStudy
@@ -59,7 +60,11 @@ class Desk:
     wall: Callable[[], float] = time.time
     chronicle: Chronicle = field(default_factory=lambda: Chronicle(None, ""))
     state: RunState = field(init=False)
-    let_go: set[tuple[str, str]] = field(default_factory=set)
+    let_go: set[tuple[str, str, str]] = field(default_factory=set)
+    shelf: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.shelf = shelf_of(self.prepared.digest, self.folder.journal.folder)
 
     @property
     def study(self) -> Study:
@@ -109,16 +114,59 @@ class Desk:
         # The rules a site holds us to, held here first: nothing but the stage's tensors goes out.
         check_task(kind, task, self.prepared)
         for model in task.models.values():
-            self.depot.publish(self.state.study, self.folder.model(model.sha256), model.sha256)
+            self.depot.publish(self.shelf, self.folder.model(model.sha256), model.sha256)
             if model.delta is not None:
                 change = model.delta.sha256
-                self.depot.publish(self.state.study, self.folder.delta(change), change)
+                self.depot.publish(self.shelf, self.folder.delta(change), change)
         return task
 
+    def newcomers(self) -> list[str]:
+        """Who has consented and given no inventory; where no registry is kept, who is connected."""
+        standings = None if self.consents is None else self.consents()
+        if standings is None:
+            agreed = set(self.exchange.sites())
+        else:
+            agreed = {site for site in standings if without_consent(standings, site) is None}
+        return sorted(agreed - self.state.inventories.keys())
+
+    def meet(self, call: Call, outcome: Outcome) -> None:
+        """Take a newcomer's inventory, known with the next step; it is asked from then on.
+
+        Killed before that step: it is asked for its inventory again. Why it cannot join is said once.
+        """
+        site, why = call.site, outcome.reason
+        if site in self.state.inventories or (why and self.state.left.get(site) == why):
+            return
+        self.event(
+            "site.inventory",
+            site=site,
+            status=outcome.status,
+            reason=why,
+            counts=dict(outcome.metrics),
+        )
+        if outcome.status == "admitted":
+            self.state = self.state.joined(site, outcome.metrics)
+            self.note(f"{site} joined late: it takes part from the next round on.")
+        else:
+            self.state = self.state.stood(self.state.standings, {site: why})
+            self.note(f"{site} takes no part: {why}.")
+
     def ask(
-        self, calls: Sequence[Call], settle: Settle | None = None, *, limit_s: float | None = None
+        self,
+        calls: Sequence[Call],
+        settle: Settle | None = None,
+        *,
+        along: Sequence[Call] = (),
+        limit_s: float | None = None,
     ) -> dict[tuple[str, str], Outcome]:
-        """What became of every call; a round's own rules on waiting where no limit is given."""
+        """What became of every call; a round's own rules on waiting where no limit is given.
+
+        Args:
+            calls: What is asked.
+            settle: Told of every outcome as it is known.
+            along: Questions to newcomers, for whom nobody waits.
+            limit_s: How long to wait, in seconds.
+        """
         state, asked = self.state, dict[str, list[str]]()
         for call in calls:
             asked.setdefault(call.task.stage, []).append(call.site)
@@ -128,6 +176,7 @@ class Desk:
             opened=self.clock(),
             slowest=state.slowest,
             absent=set(state.late) - set(self.exchange.sites()) if state.late else (),
+            along=[call.key for call in along],
             limit_s=limit_s,
         )
         return Asking(
@@ -139,7 +188,8 @@ class Desk:
             self.clock,
             self.let_go,
             self._late,
-        ).ask(calls, gathering, settle)
+            self.meet,
+        ).ask(calls, gathering, settle, along)
 
     def _late(self, call: Call, answer: Answer) -> None:
         task = call.task

@@ -32,18 +32,27 @@ def tell_closed(desk: Desk, stage: Stage, record: Mapping[str, Any]) -> None:
 
 
 def tidy_round(desk: Desk, record: Mapping[str, Any]) -> None:
-    """Let go of the updates of a committed round."""
+    """Let go of the updates of a committed round; once its base is withdrawn (``tidy``)."""
     for name, site in record["sites"].items():
         if "update" in site:
-            desk.depot.discard(name, site["update"]["sha256"])
+            update = site["update"]
+            desk.depot.release(desk.shelf, name, update["sha256"], update["base"])
 
 
 def tidy(desk: Desk) -> None:
     """Keep, and offer to sites, what the state names and nothing else."""
     names = files_of(desk.state)
     desk.folder.keep_only(names)
-    desk.depot.keep_only(desk.state.study, names)
+    desk.depot.keep_only(desk.shelf, names)
     for name, number in desk.state.closed.items():
         Memory(desk.folder.memory, name, number).forget()
     while desk.let_go:
-        desk.depot.discard(*desk.let_go.pop())
+        desk.depot.release(desk.shelf, *desk.let_go.pop())
+
+
+def clear(desk: Desk) -> None:
+    """Leave nothing of an ended study on its way; what other runs wait for stays."""
+    desk.depot.withdraw(desk.shelf)
+    while desk.let_go:
+        desk.depot.release(desk.shelf, *desk.let_go.pop())
+    desk.depot.sweep()

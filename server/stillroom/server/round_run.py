@@ -11,6 +11,7 @@ from stillroom.common.log_entries import Entry
 from stillroom.common.messages import LABEL, ROUND, ModelRef
 from stillroom.common.study import Stage
 from stillroom.server.asking import Call
+from stillroom.server.census import inventory_calls, welcome
 from stillroom.server.desk import Desk
 from stillroom.server.leftovers import tell_closed, tidy, tidy_round
 from stillroom.server.retention import keep_round
@@ -19,7 +20,13 @@ from stillroom.server.rounds.aggregate import Aggregate
 from stillroom.server.rounds.outcome import Outcome, require_quorum, round_record
 from stillroom.server.rounds.schedule import exchanges_weights
 from stillroom.server.rounds.state import active, wave_of
-from stillroom.server.study_notes import round_committed, round_opened, stage_opened, update
+from stillroom.server.study_notes import (
+    NOT_THERE,
+    round_committed,
+    round_opened,
+    stage_opened,
+    update,
+)
 from stillroom.server.sums import Sums
 
 Outcomes = Mapping[tuple[str, str], Outcome]
@@ -41,6 +48,7 @@ class Made:
 
 def open_wave(desk: Desk) -> None:
     """Take the step to the first round of the next stages."""
+    welcome(desk)
     models = {}
     for stage in wave_of(desk.study, desk.state):
         if exchanges_weights(stage):
@@ -63,14 +71,15 @@ def run_round(desk: Desk) -> None:
     opened = desk.clock()
     stages = {stage.name: stage for stage in active(desk.study, desk.state)}
     earlier = {name: desk.chronicle.asked_before(desk.state, name) for name in stages}
-    calls = _invite(desk, stages.values())
+    newcomers = desk.newcomers()
+    calls = _invite(desk, stages.values(), newcomers)
     sums = Sums(desk.prepared, desk.state, desk.folder, desk.depot, calls)
 
     def settle(call: Call, outcome: Outcome) -> None:
         _report(desk, stages[call.task.stage], call, outcome)
         sums.put(call, outcome)
 
-    outcomes = desk.ask(calls, settle=settle)
+    outcomes = desk.ask(calls, settle=settle, along=inventory_calls(desk, newcomers))
     for (name, site), outcome in sorted(outcomes.items()):
         desk.chronicle.gather(update(desk.state, name, site, outcome))
     # 1. The new models' files, durable under their digests. Killed here: nobody knows them;
@@ -84,14 +93,15 @@ def run_round(desk: Desk) -> None:
     # 4. The log. Killed here: the next start finds it there.
     _commit(desk, made, outcomes, commits)
     # 5. The world. Killed here: the next start does it.
+    tidy(desk)
     for name, record in made.records.items():
         tell_closed(desk, stages[name], record)
         tidy_round(desk, record)
-    tidy(desk)
 
 
-def _invite(desk: Desk, stages: Iterable[Stage]) -> list[Call]:
+def _invite(desk: Desk, stages: Iterable[Stage], newcomers: Iterable[str]) -> list[Call]:
     """Whom to ask in every stage of this round; in the log before anybody is."""
+    joining = dict.fromkeys(newcomers, NOT_THERE)
     standings = desk.standings(desk.state.inventories)
     calls, opened = list[Call](), list[tuple[Stage, Admission]]()
     for stage in stages:
@@ -102,7 +112,10 @@ def _invite(desk: Desk, stages: Iterable[Stage]) -> list[Call]:
         calls += [Call(kind, site, task) for site in admission.invited]
         opened.append((stage, admission))
     desk.chronicle.note(
-        *(round_opened(desk.state, s, one.invited, one.left_out) for s, one in opened)
+        *(
+            round_opened(desk.state, stage, one.invited, {**joining, **one.left_out})
+            for stage, one in opened
+        )
     )
     for stage, admission in opened:
         desk.event(
@@ -111,7 +124,7 @@ def _invite(desk: Desk, stages: Iterable[Stage]) -> list[Call]:
             round=desk.state.number,
             of=stage.rounds,
             invited=list(admission.invited),
-            left_out=dict(admission.left_out),
+            left_out={**joining, **admission.left_out},
         )
     return calls
 

@@ -24,7 +24,7 @@ from stillroom.server.rounds.state import RunState
 LONGEST = 200
 """Characters of a reason."""
 _CODE = re.compile(r"STR-[0-9]{3}")
-NOT_THERE = "gave no usable inventory when the study began"
+NOT_THERE = "has given no usable inventory yet"
 NO_MORE = "was asked before the study was interrupted, and not again"
 
 

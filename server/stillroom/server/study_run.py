@@ -25,7 +25,7 @@ from stillroom.server.endings import (
     is_full_disk,
     stopped,
 )
-from stillroom.server.leftovers import tell_closed, tidy, tidy_round
+from stillroom.server.leftovers import clear, tell_closed, tidy, tidy_round
 from stillroom.server.round_run import open_wave, run_round
 from stillroom.server.rounds.result import result
 from stillroom.server.rounds.state import RunState
@@ -140,12 +140,13 @@ class StudyRun(Desk):
             for event in self._events()
             if event["event"] == "round.closed"
         }
+        tidy(self)
         for name, number in self.state.closed.items():
             record = self.folder.rounds(name, number)[-1]
             if (name, number) not in told:
                 tell_closed(self, self.study.stage_named(name), record)
             tidy_round(self, record)
-        tidy(self)
+        self.depot.sweep()
 
     def _started(self, act: Literal["started", "resumed", "stopped"]) -> StudyStarted:
         return StudyStarted(
@@ -166,6 +167,7 @@ class StudyRun(Desk):
 
     def _finish(self) -> None:
         """Write down how it ended. Killed here: done at the next start, which finds a final state."""
+        clear(self)
         document = self.folder.journal.read(RESULT)
         if document is None:
             document, sha256 = self.folder.draft(self._result)

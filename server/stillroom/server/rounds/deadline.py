@@ -61,6 +61,7 @@ class Gathering:
         slowest: Stage -> as for ``deadline_s``.
         absent: Sites that missed the last round and are not connected: they are asked when they
             come back, and as long as enough others are there nobody waits for them.
+        along: (stage, site) of questions that are put beside these; nobody waits for their answers.
         limit_s: Wait for everybody, but no longer than this; nobody's failure ends it. For
             questions that no quorum depends on. None: the rules of a round.
     """
@@ -73,9 +74,10 @@ class Gathering:
         opened: float,
         slowest: Mapping[str, float] | None = None,
         absent: Collection[str] = (),
+        along: Collection[tuple[str, str]] = (),
         limit_s: float | None = None,
     ) -> None:
-        self._opened, self._absent = opened, frozenset(absent)
+        self._opened, self._absent, self._along = opened, frozenset(absent), set(along)
         self._waiting = {stage: set(sites) for stage, sites in asked.items()}
         self._usable = dict.fromkeys(self._waiting, 0)
         self._enough_at: dict[str, float] = {}
@@ -92,7 +94,8 @@ class Gathering:
 
     def settle(self, stage: str, site: str, *, usable: bool, now: float) -> None:
         """An answer is in; a second one of the same site changes nothing."""
-        if site not in self._waiting[stage]:
+        self._along.discard((stage, site))
+        if site not in self._waiting.get(stage, ()):
             return
         self._waiting[stage].discard(site)
         self._usable[stage] += usable
@@ -103,12 +106,13 @@ class Gathering:
         """(stage, site) of everybody whose answer would still count."""
         if self.hopeless:
             return set()
-        return {
+        held = {
             (stage, site)
             for stage, sites in self._waiting.items()
             if not self._closed(stage, now)
             for site in sites
         }
+        return held | self._along if held else held
 
     @property
     def hopeless(self) -> bool:

@@ -36,7 +36,7 @@ class RunState:
         phase: What is to be done next; in ``round`` and ``check``, of round ``number``.
         wave: Index in ``schedule.waves``.
         number: 1-based round that is open or was just committed; 0 outside of rounds.
-        inventories: Site -> its counts.
+        inventories: Site -> its counts; who missed the first question may join later.
         models: Stage -> its model as of the last committed round.
         closed: Stage -> rounds committed.
         slowest: Stage -> seconds of the slowest admitted answer of its rounds so far.
@@ -83,6 +83,18 @@ class RunState:
     def stood(self, standings: Mapping[str, str] | None, left: Mapping[str, str]) -> "RunState":
         """With consents as they are now."""
         return replace(self, standings=standings, left={**self.left, **left})
+
+    def joined(self, site: str, counts: Counts) -> "RunState":
+        """With one more site, or as it is when the site is known: counts do not change under a study.
+
+        It takes part from the next round that is opened; rounds that have closed are not made again.
+        """
+        if self.phase in {"inventory", "done"}:
+            raise ValueError(f"nobody joins a study at {self.phase}")
+        if site in self.inventories:
+            return self
+        left = {name: why for name, why in self.left.items() if name != site}
+        return replace(self, inventories={**self.inventories, site: dict(counts)}, left=left)
 
     # -- steps ------------------------------------------------------------------------------------
 
