@@ -11,7 +11,8 @@ from rich.table import Table
 from stillroom.common.console import command_group, run_cli
 from stillroom.common.errors import ConfigError
 from stillroom.server.config import ServerConfig
-from stillroom.server.enrolment_cli import init, operator, renew_certificate, site
+from stillroom.server.enrolment_cli import init, renew_certificate, site
+from stillroom.server.operators_cli import operator
 from stillroom.server.run_cli import require_empty, run
 
 app = command_group(__doc__)
