@@ -25,6 +25,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import typer
 from flwr.supercore.task_identity import TaskIdentity
@@ -130,6 +131,11 @@ def live() -> Part:
 
     with tempfile.TemporaryDirectory(prefix="stillroom-live-") as scratch:
         found = consortium.run(Path(scratch))
+    return live_part(found)
+
+
+def live_part(found: Mapping[str, Any]) -> Part:
+    """Verdicts of ``live.run`` as a part of the record."""
     table = [
         "| attempt | site | bytes of it on the wire | of all | ledger | server told | no courier |",
         "|---|---|---|---|---|---|---|",
