@@ -114,7 +114,8 @@ class TaskBell(Bell):
 
     @override
     def ring(self) -> None:
-        if count := withdraw_overtaken(self._state()):
+        # Closed, it rings for the last time, and perhaps before there is a state.
+        if not self._closed and (count := withdraw_overtaken(self._state())):
             log.info("superlink.tasks_withdrawn", extra={"note": f"{count} overtaken"})
         super().ring()
 
