@@ -1,17 +1,18 @@
 """What the platform costs a site that trains: samples a second beside the same loop run bare.
 
 Both ways train the same network on the same patches with the same losses and optimiser, in one
-process and in turns. ``bare`` is what a notebook does: draw, forward, backward, step. ``stillroom``
-is ``TrainingRecipe.run``: it also reads the working copies' state, loads the global weights into
-the network, asks whether to stop, counts cases, computes deterministically and exports the result.
-The weights of both are compared to the last bit. ``drawn`` is the bare loop with all patches drawn
-beforehand, outside its time: no loader could be faster.
+process. ``bare`` is what a notebook does: draw, forward, backward, step. ``stillroom`` is
+``TrainingRecipe.run``: it also reads the working copies' state, loads the global weights into the
+network, asks whether to stop, counts cases, computes deterministically and exports the result.
+The weights of both are compared to the last bit.
 
-    python tests/bench/bench_training.py [--patch 48] [--steps 10] [--repeats 5] [--threads 2]
+    python tests/bench/bench_training.py [--patch 48] [--steps 10] [--pairs 12] [--threads 2]
 
-Ends with a JSON line; ``ratio`` is the median over repeats of stillroom's samples a second in
-terms of the bare loop's of the same turn. The bar is 0.97. ``cpu_ratio`` is the same of CPU seconds,
-which a machine that does other things meanwhile disturbs less.
+The two take turns in short repetitions, and whoever was first in one pair is second in the next. A
+pair gives one ratio of throughputs, in wall time and in processor time; what is reported is the
+median over pairs, so that a machine which does other things meanwhile disturbs few of them. Ends
+with a JSON line; ``ratio`` is of wall time, which is what a site waits for, ``cpu_ratio`` of
+processor time. The bar is 0.97, and it fails when either of them is below.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn.utils import clip_grad_norm_
 
 from stillroom.client.intake.store import CaseInfo, CaseStore
@@ -138,48 +140,39 @@ def clock(work: Callable[[], object]) -> tuple[float, float]:
     return time.perf_counter() - started, time.process_time() - cpu
 
 
-def turns(
-    context: RecipeContext, repeats: int
+def pairs_of(
+    context: RecipeContext, pairs: int
 ) -> tuple[dict[str, list[tuple[float, float]]], bool]:
-    """Wall and CPU seconds of every way and turn, and whether all gave the same weights."""
+    """Wall and CPU seconds of both ways in every pair, and whether all gave the same weights."""
     bare, recipe = Bare(context), RECIPES["distil"]
     weights = context.weights or {}
-    seconds: dict[str, list[tuple[float, float]]] = {"bare": [], "drawn": [], "stillroom": []}
+    seconds: dict[str, list[tuple[float, float]]] = {"bare": [], "stillroom": []}
     equal = True
-    for turn in range(repeats + 1):
+    for pair in range(-1, pairs):
         found: dict[str, dict[str, bytes]] = {}
-        sampler = bare.sampler()
-        drawn = iter([sampler.draw() for _ in range(context.stage.train.steps)])
-        ways: dict[str, Callable[[], object]] = {
-            "bare": lambda: bare.train(bare.sampler().draw),
-            "drawn": lambda drawn=drawn: bare.train(lambda: next(drawn)),
-            "stillroom": lambda: recipe.run(context).weights,
-        }
-        # Another order in every turn, so that no way always follows the same other one.
-        names = list(ways)
-        for name in names[turn % 3 :] + names[: turn % 3]:
+        for name in sorted(seconds, reverse=pair % 2 == 1):
+            kept: dict[str, NDArray[np.float32]] = {}
             load(bare.module, weights)
-            kept: list[object] = [None]
 
-            def work(way: Callable[[], object] = ways[name], kept: list[object] = kept) -> None:
-                kept[0] = way()
+            def ours(kept: dict[str, NDArray[np.float32]] = kept) -> None:
+                kept.update(recipe.run(context).weights)
 
-            took = clock(work)
-            result = kept[0] if name == "stillroom" else export(bare.module)
+            took = clock((lambda: bare.train(bare.sampler().draw)) if name == "bare" else ours)
+            result = kept if name == "stillroom" else export(bare.module)
             found[name] = {key: value.tobytes() for key, value in result.items()}
-            if turn:  # the first warms caches and compiles kernels
+            if pair >= 0:  # the first warms caches and compiles kernels
                 seconds[name].append(took)
-        equal &= found["bare"] == found["drawn"] == found["stillroom"]
+        equal &= found["bare"] == found["stillroom"]
     return seconds, equal
 
 
 def main() -> int:
-    """Run and print a JSON line; fails when both ratios are below the bar."""
+    """Run and print a JSON line; fails when a ratio is below the bar."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--patch", type=int, default=48)
     parser.add_argument("--feature-size", type=int, default=24)
     parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--pairs", type=int, default=12)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -189,31 +182,30 @@ def main() -> int:
         store = fill(Path(folder), 4)
         weights = export(initial(lambda: module_of(study, stage), 1))
         context = RecipeContext(study, stage, 1, store, weights=weights)
-        seconds, equal = turns(context, arguments.repeats)
+        seconds, equal = pairs_of(context, arguments.pairs)
     samples = arguments.steps * stage.train.batch_size
-    pairs = list(zip(seconds["bare"], seconds["stillroom"], strict=True))
-    wall, cpu = ([bare[i] / ours[i] for bare, ours in pairs] for i in (0, 1))
-    ratio = statistics.median(wall)
+    both = list(zip(seconds["bare"], seconds["stillroom"], strict=True))
+    wall, cpu = ([bare[i] / ours[i] for bare, ours in both] for i in (0, 1))
+    ratio, cpu_ratio = statistics.median(wall), statistics.median(cpu)
     result = {
         "device": context.choose_device().reason,
         "threads": arguments.threads,
         "patch": arguments.patch,
         "steps": arguments.steps,
+        "pairs": arguments.pairs,
         **{
-            f"{name}_samples_per_s": round(
-                samples / statistics.median(took for took, _ in values), 3
-            )
+            f"{name}_samples_per_s": round(samples / statistics.median(t for t, _ in values), 3)
             for name, values in seconds.items()
         },
-        "ratio": round(ratio, 3),
+        "ratio": round(ratio, 4),
         "ratios": [round(one, 3) for one in wall],
-        "cpu_ratio": round(statistics.median(cpu), 3),
+        "cpu_ratio": round(cpu_ratio, 4),
+        "cpu_ratios": [round(one, 3) for one in cpu],
         "bar": BAR,
         "same_weights": equal,
     }
     sys.stdout.write(json.dumps(result) + "\n")
-    # Another process can take the wall clock from either way, hardly the CPU seconds of both.
-    return 0 if max(ratio, statistics.median(cpu)) >= BAR else 1
+    return 0 if min(ratio, cpu_ratio) >= BAR and equal else 1
 
 
 if __name__ == "__main__":

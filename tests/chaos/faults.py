@@ -3,7 +3,8 @@
 A full disk is a small file system of its own (tmpfs; needs root), filled while the study runs and
 emptied once its error was named. At the server it may pause the run; then the operator resumes it,
 as the error says. At a site it may cost the site a round, not the study; the next one has it again.
-A clock jumps inside one process (``inject/hooks.py``), whose next life has the right time again.
+A clock jumps inside one process (``inject/hooks.py``) while the first round is trained, and is set
+right twenty seconds later; consents are an hour old then, as they are days old in the field.
 """
 
 import contextlib
@@ -17,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from consortium import Consortium
 from plan import Plan
@@ -26,11 +28,13 @@ from stillroom.server.store.folder import is_free
 
 SHAPES = {"encoder.weight": (1024, 512), "heads.vessels.weight": (3, 32, 1, 1, 1)}
 """2.1 MB: does not fit what a full disk has left."""
-SIZE_MIB, JUMP_S = 160, 600.0
+SIZE_MIB, JUMP_S, WRONG_S = 160, 600.0, 20.0
 FULL_S, PATIENCE_S = 3.0, 20.0
 """A disk is full for so long at least, and at most where nobody names it."""
 LOOK_S, PAUSED_S = 0.5, 3.0
 """Between two looks at the logs; and how long a run rests before it is taken for paused."""
+AGO_S = 3600.0
+"""Age of the consents: what was signed a moment ago is not valid yet by a clock that jumps back."""
 NAMED = re.compile(r"STR-[0-9]{3}")
 FULL = "STR-503"
 
@@ -101,13 +105,18 @@ def faults(scratch: Path, total: Any) -> Any:
         ("a courier's clock jumps forward", {"role": "courier", "site": "site-001"}),
         ("a courier's clock jumps back", {"role": "courier", "site": "site-001"}),
         ("the server's clock jumps forward", {"role": "link"}),
+        ("the server's clock jumps back", {"role": "link"}),
+        ("the server app's clock jumps forward", {"role": "app"}),
         ("the server app's clock jumps back", {"role": "app"}),
         ("a runner's clock jumps forward", {"role": "runner", "site": "site-001"}),
+        ("a runner's clock jumps back", {"role": "runner", "site": "site-001"}),
     ):
-        jump = JUMP_S if name.endswith("forward") else -JUMP_S
-        hooks = {"clock": {**clock, "after_s": 6.0, "jump_s": jump}}
-        plan = _plan(scratch, name)
-        _note(total, name, *_study(plan, hooks), named=False)
+        at_site = "site" in clock
+        plan = _plan(scratch, name, sites=3 if at_site else 2)
+        jump = {"jump_s": JUMP_S if name.endswith("forward") else -JUMP_S, "for_s": WRONG_S}
+        hooks = {"clock": {**clock, **jump, "once": str(plan.out / "trained")}}
+        absent = frozenset({"site-001"} if at_site else ())
+        _note(total, name, *_study(plan, hooks, absent=absent), named=False)
     return total
 
 
@@ -126,7 +135,9 @@ def _study(
 ) -> tuple[Verdict, set[str]]:
     """One study with one fault; also the codes that the logs name."""
     consortium, verdict = Consortium(plan, hooks), Verdict()
-    consortium.found()
+    earlier = time.time() - AGO_S
+    with mock.patch("stillroom.client.consents.time.time", return_value=earlier):
+        consortium.found()
     with contextlib.ExitStack() as stack:
         tend: list[Any] = [Supervisor(consortium, 0).tend]
         if disk is not None:

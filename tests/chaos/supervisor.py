@@ -13,7 +13,7 @@ from consortium import Consortium
 from plan import STAGE, Plan, records
 from points import NOTHING_KEPT
 
-STUDY_S = 150.0
+STUDY_S = 300.0
 """A study of a few rounds that takes longer is taken for stuck."""
 
 

@@ -8,7 +8,8 @@ The file of hooks (JSON) holds::
             the victims (names as in the folder of pids; this process when left out) before,
             during or after the call-th call of target (``module:qualname``), whoever made the
             calls before: they are counted on disk, over all lives of a process
-    clock   {"role", "site", "after_s", "jump_s"}: this process's clock jumps, in its first life
+    clock   {"role", "site", "once", "jump_s", "for_s"}: this process's clock jumps, in its first life,
+            when there is something in the folder ``once``, and is set right again ``for_s`` later
     profile [role]: stacks of these processes go into ``profile-<site>-<role>.txt``
     gate    "alternate": couriers have no gate in every other round (``gateless``)
     live    a boundary run's script (``boundary/live_hooks``)
@@ -255,11 +256,17 @@ class _Killer:
 
 
 def _jumping(clock: dict[str, Any]) -> Change:
-    """A change of Flower's clock, and of ``time.time`` at once: it jumps after a while, once."""
-    started, real = time.monotonic(), time.time
+    """A change of Flower's clock, and of ``time.time`` at once: it jumps, and is set right."""
+    real, once = time.time, Path(clock["once"])
+    looked, since = float("-inf"), float("inf")
 
     def offset() -> float:
-        return clock["jump_s"] if time.monotonic() - started > clock["after_s"] else 0.0
+        nonlocal looked, since
+        now = time.monotonic()
+        if now - looked > 0.1 and since > now:
+            looked = now
+            since = now if any(once.iterdir()) else since
+        return clock["jump_s"] if since <= now < since + clock["for_s"] else 0.0
 
     time.time = lambda: real() + offset()
 
