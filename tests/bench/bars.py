@@ -5,11 +5,13 @@ from typing import Any
 
 MIB = 2**20
 WHY: dict[str, str] = {
-    "int8-delta <= 0.6x NVFlare's default": "Half of a round's processor time is the couriers': they "
-    "read and hash update and base, subtract, round and pack, each once (processor seconds by process, "
-    "below).",
-    "a round of a tiny model <= 1 s": "About sixty requests a round through Flower's application, and "
-    "an append to the log that waits for the disk; a message is still three to five Flower objects.",
+    "int8-delta <= 0.6x NVFlare's default": "Half of a round's processor time is the couriers'. Of the 1.9 "
+    "processor seconds that one of them spends on one update under cProfile (`write_change`), reading "
+    "and writing takes 0.5 (0.2 of it for what rounding lost), checking the weights and their change "
+    "0.36, hashing 0.33, packing 0.12.",
+    "a round of a tiny model <= 1 s": "Processor time: some hundred and fifty small requests a round on "
+    "all hops, half of them for one object of a message each, and appends to the log that wait for "
+    "the disk.",
 }
 """Bar -> why it is not reached, in words that a profile bears out."""
 

@@ -42,7 +42,7 @@ from stillroom.common.pki.verify import flower_public_key
 from stillroom.server import operator as operating
 from stillroom.server import superlink
 from stillroom.server.config import IN_MEMORY, ServerConfig
-from stillroom.server.layers import without_idle_layers
+from stillroom.server.layers import LayerBelow, without_idle_layers
 from stillroom.server.nodes import take_offline, withdraw_overtaken
 
 
@@ -245,16 +245,20 @@ def test_layers_that_have_nothing_to_do() -> None:
     config = ServerConfig.model_construct(state=Path("state"), inner_port=8000, registry=Path("r"))
     app = create_app(superlink._lifespan_config(config, b"secret"), SuperLinkLifespan)
     before = [getattr(layer.cls, "__name__", "") for layer in app.user_middleware]
+    kept = without_idle_layers(app).user_middleware
     after = [
-        getattr(layer.cls, "__name__", "") for layer in without_idle_layers(app).user_middleware
+        (layer.args[0].cls.__name__, layer.args[1])
+        if layer.cls is LayerBelow
+        else (getattr(layer.cls, "__name__", ""), "")
+        for layer in kept
     ]
 
     assert after == [
-        "ControlSensitiveResponseMiddleware",
-        "BaseHTTPMiddleware",
-        "ControlAuthenticationMiddleware",
-        "ProtobufTranslationMiddleware",
-        "NodeAuthMiddleware",
+        ("ControlSensitiveResponseMiddleware", "/v1/control/"),
+        ("BaseHTTPMiddleware", ""),
+        ("ControlAuthenticationMiddleware", "/v1/control/"),
+        ("ProtobufTranslationMiddleware", ""),
+        ("NodeAuthMiddleware", "/v1/fleet/"),
     ]
     assert len(before) == len(after) + 4, "a new layer needs a decision of ours"
     assert "fleet_event_log_plugin" in inspect.getsource(middlewares)

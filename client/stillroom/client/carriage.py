@@ -119,6 +119,7 @@ class Carriage:
         stop: Set when the courier should end.
         runner_grace_s: How long a task waits for a runner that is not running.
         witness: Looks at the consortium's log before a task is taken up; None without one.
+        ring: Tells the runner that there is a task.
     """
 
     edge: Line
@@ -130,6 +131,7 @@ class Carriage:
     stop: threading.Event
     runner_grace_s: float = 60.0
     witness: Witness | None = None
+    ring: Callable[[], None] = lambda: None
 
     def carry_one(self) -> bool:
         """Fetch one message, wait for the runner's reply, send it; False when there was none.
@@ -191,6 +193,7 @@ class Carriage:
             self.store,
             self.models.exchange,
             self.runner_grace_s,
+            self.ring,
         )
         task.give()
         self.edge.confirm(run_id, message_id)

@@ -110,11 +110,12 @@ def run_courier(settings: CourierSettings, stop: threading.Event) -> None:
         check=lambda: check_papers(settings),
     )
     edge = Edge(settings, stop, arrive=transfer.arrive)
-    with Ledger(settings.state / NAME) as ledger, runtime_listener(states, settings):
+    with Ledger(settings.state / NAME) as ledger, runtime_listener(states, settings) as ring:
         if ledger.torn is not None:
             log.warning("ledger.torn", extra={"note": f"{ledger.torn.name} holds a torn line"})
         carriage = _carriage(edge, state, store, ledger, transfer, settings, stop)
         witness = carriage.witness = _witness(settings, ledger, transfer)
+        carriage.ring = ring
         try:
             _tell_consents(settings, stop)
             _renew(edge, settings, stop)

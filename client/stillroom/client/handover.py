@@ -5,6 +5,7 @@ the runner holds a lock that the operating system lets go of with the process, s
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from flwr.app import Context, Message, RecordDict
@@ -52,6 +53,7 @@ class Handover:
         store: Where it finds the objects.
         exchange: Where it says that it lives.
         grace_s: How long no runner at all is put up with.
+        ring: Tells the runner that there is a task.
         task: Flower's number of it.
         holder: Boot id of the runner that has taken it; empty for none.
         last_seen: When a runner was there last (monotonic clock).
@@ -62,6 +64,7 @@ class Handover:
     store: ObjectStore
     exchange: ExchangeFolder
     grace_s: float
+    ring: Callable[[], None] = lambda: None
     task: int = 0
     holder: str = ""
     last_seen: float = field(default_factory=time.monotonic)
@@ -93,6 +96,7 @@ class Handover:
             fab_hash=self.state.store_fab(EMPTY_FAB),
         )
         self.task, self.holder = created or 0, ""
+        self.ring()
 
     def withdraw(self) -> None:
         """Nobody is to do it any more; a runner that still does is not listened to."""

@@ -4,16 +4,16 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
 import uvicorn
-from flwr.supernode.main import create_app
 from flwr.supernode.nodestate import NodeStateFactory
 
 from stillroom.client.exchange import ExchangeFolder
+from stillroom.client.runtime_app import Doorbell, runtime_app
 from stillroom.client.runtime_socket import bound_socket
 from stillroom.client.sockets import loopback_listener
 
@@ -38,16 +38,20 @@ class Shared(Protocol):
 
 
 @contextlib.contextmanager
-def runtime_listener(states: NodeStateFactory, settings: Shared) -> Iterator[None]:
+def runtime_listener(states: NodeStateFactory, settings: Shared) -> Iterator[Callable[[], None]]:
     """Open while the block lasts; a task is handed out only against the secret.
+
+    Yields:
+        To be called when there is a task; without that the runner has it a tenth of a second later.
 
     Raises:
         ResourceError: STR-501 when the port is taken, or the socket cannot be made.
     """
+    bell = Doorbell()
     with _bound(settings) as listener:
         server = uvicorn.Server(
             uvicorn.Config(
-                create_app(state_factory=states, superexec_auth_secret=settings.secret),
+                runtime_app(states, settings.secret, bell),
                 log_level="warning",
                 access_log=False,
             )
@@ -57,9 +61,10 @@ def runtime_listener(states: NodeStateFactory, settings: Shared) -> Iterator[Non
         while not server.started and thread.is_alive():
             time.sleep(0.02)
         try:
-            yield
+            yield bell.ring
         finally:
             server.should_exit = True
+            bell.close()
             thread.join(timeout=5)
 
 

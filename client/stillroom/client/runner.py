@@ -41,7 +41,8 @@ from stillroom.common.messages import failure
 log = logging.getLogger(__name__)
 
 POLL_S, POLL_MOST_S = 0.05, 0.3
-"""Pause between two looks for a task, at first and after some seconds without one."""
+"""Pause between two looks for a task, at first and after some seconds without one; none after a
+look that took longer: the courier holds the question until there is a task."""
 RETRY_S = 0.2
 """Pause while the courier is away."""
 ACQUIRE = frozenset({"/flwr.proto.Runtime/AcquireTask"})
@@ -80,12 +81,13 @@ def run_runner(settings: RunnerSettings, stop: threading.Event) -> None:
     with RunnerLock(site.exchange), contextlib.closing(poll):
         news = time.monotonic()
         while not stop.is_set():
+            asked = time.monotonic()
             try:
                 given = poll.AcquireTask(request)
                 if given.HasField("task") and given.token:
                     _do_task(settings, given.token, stop)
                     news = time.monotonic()
-                else:
+                elif time.monotonic() - asked < POLL_S:
                     stop.wait(min(POLL_MOST_S, patience(time.monotonic() - news, POLL_S)))
             except httpx.HTTPError:
                 # Away, perhaps in the middle of a task. Its next life asks the server for the

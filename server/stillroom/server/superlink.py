@@ -32,6 +32,7 @@ from flwr.superlink.main import create_app
 from typing_extensions import override
 
 from stillroom.common.pki.files import check_pair, load_certificate, load_key
+from stillroom.common.shortcut import Shortcut
 from stillroom.server.bells import REPLIES, TASKS, Belfry, Bell
 from stillroom.server.chores import keep_out, keep_record, keep_runs
 from stillroom.server.config import ServerConfig
@@ -48,6 +49,7 @@ from stillroom.server.log_api import COSIGN, LogApi, cosign
 from stillroom.server.logbook import Logbook, open_logbook
 from stillroom.server.membership import Members
 from stillroom.server.nodes import keep_in_step, take_offline, withdraw_overtaken
+from stillroom.server.objects import fleet_ways, runtime_ways
 from stillroom.server.reconciliation import reconcile
 from stillroom.server.refusals import keep_refusals
 from stillroom.server.site_api import PREFIX, Handler, SiteApi, renewal
@@ -87,8 +89,8 @@ def serve(config: ServerConfig) -> None:
         # 3. One application behind two listeners, and the door where there is one.
         app = without_idle_layers(create_app(_lifespan_config(config, secret), SuperLinkLifespan))
         tasks, replies = TaskBell(lambda: _link_state(app)), Bell()
-        inside = Belfry(app, {TASKS: tasks}, replies)
-        outside = Belfry(app, {REPLIES: replies})
+        inside = Belfry(Shortcut(app, runtime_ways(app)), {TASKS: tasks}, replies)
+        outside = Belfry(Shortcut(app, fleet_ways(app)), {REPLIES: replies})
         gate = FleetGate(outside, record, members, _site_api(config, app, tasks, book))
         edge = _edge(gate, context)
         listeners = [(edge, edge_socket)]
