@@ -96,11 +96,13 @@ def _flat(scale: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def _trained(training: Row) -> dict[str, Any]:
-    """The one bar that is a least value."""
-    ratio = training.get("ratio")
+    """The one bar that is a least value: in wall time and in processor time."""
+    ratio, cpu = training.get("ratio"), training.get("cpu_ratio")
     bar = _bar("training through the platform >= 97 % of the bare loop", ratio, 0.97, "")
-    said = "-" if ratio is None else f"{100 * ratio:.1f} %"
-    return {**bar, "said": said, "met": None if ratio is None else ratio >= bar["bar"]}
+    if ratio is None or cpu is None:
+        return {**bar, "said": "-", "met": None}
+    said = f"{100 * ratio:.1f} % (of processor time {100 * cpu:.1f} %)"
+    return {**bar, "said": said, "met": min(ratio, cpu) >= bar["bar"]}
 
 
 def _simulated(rows: Sequence[Row]) -> list[dict[str, Any]]:

@@ -271,7 +271,8 @@ def _alone(found: Mapping[str, Any]) -> list[str]:
     if "ratio" in training:
         said = (
             f"Training runs at {100 * training['ratio']:.1f} % of the same loop run bare, in one"
-            " process, on the same data (`tests/bench/bench_training.py`)."
+            " process, on the same data, in turns of ten steps; by processor time at"
+            f" {100 * training['cpu_ratio']:.1f} % (`tests/bench/bench_training.py`)."
         )
     rows = [f"- `{json.dumps(row)}`" for row in found["aggregation"] if "missing" not in row]
     return [said, "", "Adding updates up (`tests/bench/bench_aggregation.py`):", "", *rows]

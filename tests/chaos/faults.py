@@ -29,7 +29,7 @@ from stillroom.server.store.folder import is_free
 SHAPES = {"encoder.weight": (1024, 512), "heads.vessels.weight": (3, 32, 1, 1, 1)}
 """2.1 MB: does not fit what a full disk has left."""
 SIZE_MIB, JUMP_S, WRONG_S = 160, 600.0, 20.0
-FULL_S, PATIENCE_S = 3.0, 20.0
+FULL_S, PATIENCE_S = 3.0, 90.0
 """A disk is full for so long at least, and at most where nobody names it."""
 LOOK_S, PAUSED_S = 0.5, 3.0
 """Between two looks at the logs; and how long a run rests before it is taken for paused."""
