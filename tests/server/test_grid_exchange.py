@@ -11,6 +11,7 @@ import httpx
 import pytest
 from flwr.app import Error, Message, MetricRecord, RecordDict
 from flwr.common.constant import ErrorCode
+from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
 
 from stillroom.common.messages import INVENTORY, Reply, Task, pack_reply, read_task
 from stillroom.server import exchange as exchanging
@@ -40,6 +41,7 @@ class FakeGrid:
     looks: list[list[str]] = field(default_factory=list)
     given: set[str] = field(default_factory=set)
     faults: list[BaseException] = field(default_factory=list)
+    hasty: list[int] = field(default_factory=list)
 
     def get_nodes(self) -> list[Any]:
         """Name and id of every node that is online."""
@@ -47,10 +49,16 @@ class FakeGrid:
         return [SimpleNamespace(name=name, node_id=node) for name, node in self.nodes.items()]
 
     def push_messages(self, messages: Iterable[Message]) -> list[str | None]:
-        """Flower gives None for a message that it could not take."""
+        """Flower gives None for a message that it could not take.
+
+        It raises for one that a hasty site has taken before all of it was there.
+        """
         self.fail()
         names: list[str | None] = []
         for message in messages:
+            if message.metadata.dst_node_id in self.hasty:
+                self.hasty.remove(message.metadata.dst_node_id)
+                raise ObjectPushError("0" * 64, 1, "session")
             self.pushed.append(message)
             name = str(len(self.pushed))
             message.metadata.__dict__["_message_id"] = name
@@ -240,6 +248,18 @@ def test_a_lost_answer_is_asked_for_again(ask: Maker, monkeypatch: pytest.Monkey
     asked = ask(silent)
     assert asked("a")["a"].reply is not None
     assert asked.again()[-1] == "nothing was heard"
+
+
+def test_a_site_that_takes_its_message_too_soon(
+    ask: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Flower then raises from the push; the site is asked again, and nobody's study ends."""
+    monkeypatch.setattr(exchanging, "AGAIN_S", 0.01)
+    grid = FakeGrid({"a": 1, "b": 2, "c": 3}, dict.fromkeys((1, 2, 3), GOOD), hasty=[2, 2])
+
+    answers = ask(grid)("a", "b", "c", limit_s=5)
+
+    assert [answers[site].reply is not None for site in "abc"] == [True] * 3
 
 
 @pytest.mark.parametrize("calls", [1, 2, 5])

@@ -22,6 +22,7 @@ import httpx
 from flwr.app import Message
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
+from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
 from flwr.supercore.run import RunNotRunningException
 
 from stillroom.common.errors import StillroomError
@@ -177,8 +178,7 @@ class GridExchange:
                     ttl=TTL_S,
                 )
             )
-        names = self._insist(lambda: list(self._grid.push_messages(messages)))
-        for (one, why), name in zip_longest(here, names):
+        for (one, why), name in zip_longest(here, self._push(messages)):
             one.times += 1
             one.again_at = time.monotonic() + ask_again_s(one.times)
             if name is not None:
@@ -187,6 +187,21 @@ class GridExchange:
                 self._lost(one, AGAIN_S * 2 ** min(one.times, 7))
             if why:
                 self._tell(one.call, why)
+
+    def _push(self, messages: list[Message]) -> list[str | None]:
+        """Flower's names of messages that were put; None for one that was not.
+
+        A site may say that it has a message before all of it is there, and Flower then forgets the
+        message under our hands. The others are then put without it, some of them twice (worked on
+        once); the site is asked again later, as whenever a message was lost.
+        """
+        try:
+            return list(self._insist(lambda: list(self._grid.push_messages(messages))))
+        except ObjectPushError:
+            log.warning("exchange.message_taken_too_soon")
+            if len(messages) == 1:
+                return [None]
+            return [name for message in messages for name in self._push([message])]
 
     def _tell(self, call: Call, why: str) -> None:
         self._journal.event(
