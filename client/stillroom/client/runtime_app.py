@@ -109,10 +109,10 @@ def runtime_app(states: NodeStateFactory, secret: bytes, bell: Doorbell) -> ASGI
         bell: To be rung when there is a task.
     """
     app = create_app(state_factory=states, superexec_auth_secret=secret)
+    idle = set[object]()
     if os.environ.get("FLWR_TRACING_ENABLED") != "1":
-        app.user_middleware = [
-            layer for layer in app.user_middleware if layer.cls is not RuntimeTracingMiddleware
-        ]
+        idle.add(RuntimeTracingMiddleware)
+    app.user_middleware = [layer for layer in app.user_middleware if layer.cls not in idle]
     state = states.state()
 
     def is_work() -> bool:
