@@ -5,10 +5,9 @@ from typing import Any
 
 MIB = 2**20
 WHY: dict[str, str] = {
-    "int8-delta <= 0.6x NVFlare's default": "Half of a round's processor time is the couriers'. Of the 1.9 "
-    "processor seconds that one of them spends on one update under cProfile (`write_change`), reading "
-    "and writing takes 0.5 (0.2 of it for what rounding lost), checking the weights and their change "
-    "0.36, hashing 0.33, packing 0.12.",
+    "int8-delta <= 0.6x NVFlare's default": "Half of a round's processor time is the couriers'. One of "
+    "them spends 1.2 processor seconds on one update (`write_change`); under cProfile, reading and "
+    "writing files is 0.5 of it (0.2 for what rounding lost), hashing 0.33, packing 0.12.",
     "a round of a tiny model <= 1 s": "Processor time: some hundred and fifty small requests a round on "
     "all hops, half of them for one object of a message each, and appends to the log that wait for "
     "the disk.",
