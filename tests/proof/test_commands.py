@@ -192,7 +192,12 @@ def test_report(world: World, tmp_path: Path) -> None:
     for text in (
         "It holds, with warnings",
         "Participation",
+        "Timeline",
+        "A result from a subset of the sites",
+        "24 of 167 rounds.",
         "What left each site",
+        "Which models were scored",
+        "Every answer that did not count",
         "STR-303",
         "Signature",
     ):

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -11,54 +11,26 @@ from rich.text import Text
 
 from stillroom.common.console import command_group, run_cli
 from stillroom.server.audit.findings import EXIT_STATUS, Finding, verdict, worst
+from stillroom.server.audit.options import Log, told_what_to_audit
+from stillroom.server.audit.reading import Given
+
+if TYPE_CHECKING:
+    from stillroom.server.audit.case import Case
+    from stillroom.server.audit.checks import Check
 
 app = command_group(__doc__)
 console = Console(highlight=False, soft_wrap=True)
 COLOURS = {"ok": "green", "warning": "yellow", "FAILED": "bold red"}
 
-Log = Annotated[Path, typer.Argument(help="Folder with `checkpoint` and `tile/`.")]
-Consortium = Annotated[
-    Path,
-    typer.Option("--consortium", help="consortium.json: whose log this is.", show_default=False),
-]
-Release = Annotated[Path | None, typer.Option("--release", help="Folder of a release.")]
-Ledgers = Annotated[
-    list[str] | None, typer.Option("--ledger", help="A site's ledger: FILE or SITE=FILE.")
-]
-Seen = Annotated[
-    list[Path] | None, typer.Option("--seen", help="A checkpoint that somebody kept, e.g. a site.")
-]
-Witness = Annotated[
-    list[str] | None,
-    typer.Option("--witness", help="A site's signing key as it says itself: SITE=HEX."),
-]
-Quorum = Annotated[int, typer.Option("--quorum", min=0, help="Cosignatures that you demand.")]
-Run = Annotated[str | None, typer.Option("--run", help="Look at the rounds of this run only.")]
-
 
 @app.command()
-def verify(
-    log: Log,
-    consortium: Consortium,
-    release: Release = None,
-    ledger: Ledgers = None,
-    seen: Seen = None,
-    witness: Witness = None,
-    quorum: Quorum = 0,
-    run: Run = None,
-) -> None:
+@told_what_to_audit
+def verify(given: Given) -> None:
     """Check everything; exit status 0 when all of it holds, 1 with warnings, 3 when anything fails."""
-    from stillroom.server.audit.checks import not_made
-    from stillroom.server.audit.checks import verify as check_all
-    from stillroom.server.audit.reading import Given, open_case
-
-    case = open_case(
-        Given(log, consortium, release, ledger or (), seen or (), witness or (), quorum, run)
-    )
-    findings = check_all(case)
+    _, findings, left = _checked(given)
     _print(findings)
-    skipped = ", ".join(f"{check.number}" for check in not_made(case))
-    if skipped:
+    if left:
+        skipped = ", ".join(f"{check.number}" for check in left)
         console.print(f"Not made, for want of --seen, --release or --ledger: {skipped}.")
     console.print(verdict(findings))
     raise typer.Exit(EXIT_STATUS[worst(findings)])
@@ -140,29 +112,20 @@ def export(
 
 
 @app.command()
+@told_what_to_audit
 def report(
-    log: Log,
-    consortium: Consortium,
-    out: Annotated[Path, typer.Option("--out", help="File to write, e.g. report.html.")],
-    release: Release = None,
-    ledger: Ledgers = None,
-    seen: Seen = None,
-    witness: Witness = None,
-    quorum: Quorum = 0,
-    run: Run = None,
+    given: Given,
+    *,
+    out: Annotated[
+        Path, typer.Option("--out", help="File to write, e.g. report.html.", show_default=False)
+    ],
 ) -> None:
     """Verify, and write one page that an auditor can read, print and sign."""
     from stillroom.common.tensorfile import write_durably
-    from stillroom.server.audit.checks import not_made
-    from stillroom.server.audit.checks import verify as check_all
-    from stillroom.server.audit.reading import Given, open_case
     from stillroom.server.audit.report import page
 
-    case = open_case(
-        Given(log, consortium, release, ledger or (), seen or (), witness or (), quorum, run)
-    )
-    findings = check_all(case)
-    write_durably(out, page(case, findings, not_made(case)).encode("utf-8"))
+    case, findings, left = _checked(given)
+    write_durably(out, page(case, findings, left).encode("utf-8"))
     console.print(f"{out}: {verdict(findings)}")
     raise typer.Exit(EXIT_STATUS[worst(findings)])
 
@@ -186,6 +149,15 @@ def replay(
         console.print(Text(f"{where}: {what}"))
     console.print(f"replay {same}/{total} identical. The log itself was not verified.")
     raise typer.Exit(0 if same == total else 3)
+
+
+def _checked(given: Given) -> "tuple[Case, list[Finding], list[Check[Any]]]":
+    """What was given, what was found, and the checks for which nothing was given."""
+    from stillroom.server.audit.checks import not_made, verify
+    from stillroom.server.audit.reading import open_case
+
+    case = open_case(given)
+    return case, verify(case), list(not_made(case))
 
 
 def _print(findings: list[Finding]) -> None:

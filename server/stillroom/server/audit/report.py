@@ -13,7 +13,15 @@ from stillroom.common.markup import Child, Html, join, tag
 from stillroom.server.audit.case import Case
 from stillroom.server.audit.checks import Check
 from stillroom.server.audit.findings import Finding, verdict, worst
-from stillroom.server.audit.report_tables import departures, matrices, refusals, releases, timeline
+from stillroom.server.audit.report_tables import (
+    departures,
+    matrices,
+    refusals,
+    releases,
+    scores,
+    subset_notice,
+    timeline,
+)
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'"
 HEADLINES = {
@@ -56,6 +64,12 @@ def page(case: Case, findings: Sequence[Finding], skipped: Sequence[Check[Any]])
                 departures(case),
             ),
             _section("Refusals", "Every answer that did not count, and why.", refusals(case)),
+            _section(
+                "Scores",
+                "Which models were scored, and by whom. The numbers are in the run's folder, in files "
+                "of these digests, and in the release's model card.",
+                scores(case.history),
+            ),
             _section("Releases", "What was published of it.", releases(case.history)),
             _section("What this does not prove", "", _list(NOT_PROVEN)),
             _signatures(),
@@ -104,6 +118,7 @@ def _header(case: Case, findings: Sequence[Finding]) -> Html:
         tag("p", "Audit of a federated study's log", class_="kicker"),
         tag("h1", case.consortium.name),
         tag("div", tag("strong", HEADLINES[result]), verdict(findings), class_=f"verdict {result}"),
+        subset_notice(case.runs()),
         tag(
             "dl", [join(tag("dt", n), tag("dd", tag("code", v))) for n, v in facts], class_="facts"
         ),

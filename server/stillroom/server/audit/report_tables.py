@@ -206,6 +206,53 @@ def refusals(case: Case) -> Html:
     return _table(("Entry", "Time (UTC)", "Who", "Where", "What became of it", "Why"), rows + edge)
 
 
+def scores(history: History) -> Html:
+    """Whose cases a model was scored on, and who gave no score; the log names the numbers by digest."""
+    rows = [
+        tag(
+            "tr",
+            tag("td", index, class_="num"),
+            tag("td", entry.time, class_="nowrap"),
+            tag("td", entry.stage),
+            tag("td", entry.round, class_="num"),
+            tag("td", short(entry.model_sha256)),
+            tag("td", ", ".join(entry.sites) or "nobody"),
+            tag("td", "; ".join(f"{site}: {why}" for site, why in sorted(entry.missing.items()))),
+            tag("td", short(entry.scores_sha256)),
+        )
+        for index, entry in history.scored
+    ]
+    names = (
+        "Entry",
+        "Time (UTC)",
+        "Stage",
+        "Round",
+        "Model",
+        "Scored by",
+        "No score from",
+        "Numbers, SHA-256",
+    )
+    return _table(names, rows)
+
+
+def subset_notice(runs: Sequence[Run]) -> Html | None:
+    """What must be read first: results that not everybody took part in; None when there is none."""
+    found = [
+        f"Run {run.started.run} of study {run.started.name}: {fewer} of {len(turns)} rounds."
+        for run in runs
+        if (
+            turns := [
+                t.commit[1] for s in run.stages.values() for t in s.rounds.values() if t.commit
+            ]
+        )
+        and (fewer := sum(bool(commit.missing) for commit in turns))
+    ]
+    if not found:
+        return None
+    head = tag("strong", "A result from a subset of the sites")
+    return tag("div", head, " ".join(found), class_="verdict warning")
+
+
 def releases(history: History) -> Html:
     """What was published."""
     rows = [
