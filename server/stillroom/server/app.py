@@ -164,7 +164,7 @@ def require_student(study: Study) -> None:
     Raises:
         ConfigError: STR-103.
     """
-    if not any(stage.recipe == "distil" for stage in study.stage):
+    if not any(stage.declared.produces == "student" for stage in study.stage):
         raise ConfigError(
             "The study has no distil stage, so there would be nothing to release.",
             fix="Add one.",

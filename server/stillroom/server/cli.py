@@ -88,7 +88,7 @@ def check(file: Annotated[Path, typer.Argument(help="A study file (TOML).")]) ->
             stage.name,
             stage.recipe,
             str(stage.rounds),
-            f"owners of {stage.label}" if stage.recipe == "teach" else "every training site",
+            f"owners of {stage.label}" if stage.label is not None else "every training site",
             *exchange_of(prepared, stage),
         )
     console.print(table)

@@ -20,7 +20,7 @@ from stillroom.common.errors import StillroomError
 from stillroom.common.log_entries import UNSTAMPED, Entry, StudyStarted
 from stillroom.common.messages import INVENTORY, LABEL, ROUND, STAGE, ModelRef, Task
 from stillroom.common.study import PreparedStudy, Stage, Study
-from stillroom.common.update import check_task
+from stillroom.common.update import check_task, needed_models
 from stillroom.server.asking import Asking, Call, Exchange, Settle
 from stillroom.server.chronicle import Chronicle
 from stillroom.server.depot import Depot
@@ -294,8 +294,7 @@ class StudyRun:
         for stage in stages:
             admission = admit(self.study, stage, self.state.inventories, standings)
             kind = ROUND if exchanges_weights(stage) else LABEL
-            names = [stage.name] if exchanges_weights(stage) else []
-            task = self._task(kind, stage, self.state.number, [*names, *stage.teachers])
+            task = self._task(kind, stage, self.state.number, needed_models(kind, stage))
             calls += [Call(kind, site, task) for site in admission.invited]
             opened.append((stage, admission))
         self.chronicle.note(
@@ -429,7 +428,7 @@ class StudyRun:
                 held_out_only=held_out_only,
                 consents=standings,
             )
-            task = self._task(STAGE, stage, number or stage.rounds, [stage.name])
+            task = self._task(STAGE, stage, number or stage.rounds, needed_models(STAGE, stage))
             calls += [Call(STAGE, site, task) for site in sites]
         scores: dict[str, dict[str, Mapping[str, float]]] = {stage.name: {} for stage in stages}
         missing: dict[str, dict[str, str]] = {stage.name: {} for stage in stages}

@@ -1,4 +1,9 @@
-"""Every recipe by name. A new one is one new file and one line here."""
+"""Every recipe by name: those that come with stillroom, and those that a package adds.
+
+Each does what the declaration of the same name in ``common.recipes`` says.
+"""
+
+from importlib.metadata import entry_points
 
 from stillroom.client.recipes.cohort import inventory
 from stillroom.client.recipes.context import Recipe, RecipeContext, RoundResult
@@ -8,11 +13,15 @@ from stillroom.client.recipes.localise import Localise
 from stillroom.client.recipes.pseudolabel import PseudoLabel
 from stillroom.client.recipes.teach import Teach
 
+GROUP = "stillroom.site_recipes"
+
 RECIPES: dict[str, Recipe] = {
     "teach": Teach(),
     "localise": Localise(),
     "pseudolabel": PseudoLabel(),
     "distil": Distil(),
 }
+# What is added here was installed by this site; a server can name it, and never bring it.
+RECIPES |= {one.name: one.load() for one in entry_points(group=GROUP) if one.name not in RECIPES}
 
 __all__ = ["RECIPES", "Recipe", "RecipeContext", "RoundResult", "evaluate", "inventory"]
