@@ -73,11 +73,16 @@ def execute(config: Config, follow_parent: FollowParent = None) -> None:
 
 
 @study.command()
-def check(file: Annotated[Path, typer.Argument(help="A study file (TOML).")]) -> None:
-    """Check a study file and show its stages and what each exchanges; changes nothing."""
+def check(
+    file: Annotated[Path, typer.Argument(help="A study file (TOML).")],
+    drawing: Annotated[
+        Path | None, typer.Option(help="Also write the stages and their lines as SVG.")
+    ] = None,
+) -> None:
+    """Check a study file, draw its stages and show what each exchanges; changes nothing."""
     import tempfile
 
-    from stillroom.common.study import Study
+    from stillroom.server.study_drawing import as_svg, as_text
     from stillroom.server.workstation import COLUMNS, exchange_of, prepare
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -92,7 +97,34 @@ def check(file: Annotated[Path, typer.Argument(help="A study file (TOML).")]) ->
             *exchange_of(prepared, stage),
         )
     console.print(table)
-    console.print(f"{file}: ok, study {Study.load(file).study.name}")
+    console.print(as_text(prepared.study), markup=False)
+    if drawing is not None:
+        sizes = {s.name: exchange_of(prepared, s)[1] for s in prepared.study.stage if s.exchanges}
+        drawing.write_text(as_svg(prepared.study, sizes), "utf-8")
+        console.print(f"drawn in {drawing}")
+    console.print(f"{file}: ok, study {prepared.study.study.name}")
+
+
+@app.command()
+def recipes() -> None:
+    """List the recipes that are installed, with their options."""
+    from stillroom.common.recipes.registry import declarations
+
+    table = Table("recipe", "what it does", "takes", "leaves", "options", "source")
+    for one in declarations().values():
+        fields = one.options.model_fields
+        table.add_row(
+            one.name,
+            one.summary,
+            ", ".join(one.takes()) or "",
+            one.produces or "counts only",
+            "\n".join(
+                f"{name} = {json.dumps(field.get_default(call_default_factory=True), default=str)}"
+                for name, field in fields.items()
+            ),
+            one.source,
+        )
+    console.print(table)
 
 
 @study.command("prepare")

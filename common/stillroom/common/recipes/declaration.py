@@ -93,6 +93,19 @@ class Declaration:
     side_by_side: bool = False
     check: Callable[["Study", "Stage"], None] = no_check
 
+    def takes(self) -> list[str]:
+        """What it takes from earlier stages, in words: place, kinds, and whether it must be there."""
+        places = (
+            ("start", Uses(self.start)),
+            ("backbone", self.backbone),
+            ("teachers", self.teachers),
+        )
+        return [
+            f"{place}: {' or '.join(sorted(uses.kinds))}{'' if uses.fewest else ' (optional)'}"
+            for place, uses in places
+            if uses.kinds
+        ]
+
     @property
     def exchanges(self) -> bool:
         """True when its stages exchange weights."""
