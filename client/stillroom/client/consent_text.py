@@ -97,8 +97,9 @@ def _scans(study: Study, facts: SiteFacts) -> list[str]:
             "first, then read this again."
         )
     lines = _item(f"{_cases(counts, 'cases')} that can be used")
-    for label in study.label:
-        lines += _item(f"{_cases(counts, f'{label}.cases')} with {label} drawn by this hospital")
+    for label, definition in study.label.items():
+        how = "written down" if definition.kind == "bag" else "drawn"
+        lines += _item(f"{_cases(counts, f'{label}.cases')} with {label} {how} by this hospital")
     lines += _item(f"{_cases(counts, 'unlabelled.cases')} with none of these")
     return [*_wrapped("Counted on this machine, in the folders named in site.toml:"), *lines]
 

@@ -15,7 +15,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from stillroom.client.intake import labels, labels_grid
+from stillroom.client.intake import labels, labels_bags, labels_grid
 from stillroom.client.intake.catalogue import Catalogue, Entry, Finding, LabelFile
 from stillroom.client.intake.geometry import Grid
 from stillroom.client.intake.matching import ROI
@@ -35,7 +35,7 @@ from stillroom.client.intake.working_copy_report import (
 )
 from stillroom.common.canonical import digest
 from stillroom.common.errors import DataError
-from stillroom.common.study import MaskLabel, PointsLabel, Study
+from stillroom.common.study import BagLabel, MaskLabel, PointsLabel, Study
 
 __all__ = ["PrepareReport", "prepare"]
 
@@ -146,6 +146,7 @@ class Truth:
     Attributes:
         masks: Label -> ``(D, H, W)`` class indices.
         points: Label -> name -> LPS mm.
+        bags: Label -> class of the whole scan.
         roi: Box around the heart; None when unknown.
         findings: Labels that could not be used.
     """
@@ -153,6 +154,7 @@ class Truth:
     roi: Box | None
     masks: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
     points: dict[str, dict[str, Point | None]] = field(default_factory=dict)
+    bags: dict[str, str] = field(default_factory=dict)
     findings: list[LabelFinding] = field(default_factory=list)
 
 
@@ -195,6 +197,7 @@ def _write(
         masks=tuple(sorted(moved)),
         points=truth.points,
         roi_mm=truth.roi,
+        bags=truth.bags,
     )
     # An old mask must not outlive its label.
     shutil.rmtree(store.root / entry.id, ignore_errors=True)
@@ -235,6 +238,13 @@ def _read_label(
                 series=names_of(entry),
                 label_name=file.label,
             )
+        case BagLabel() as label:
+            named = {name: str(value) for name, value in rule.classes.items()}
+            found = labels_bags.read_class(
+                file.path, label, named, series=names_of(entry), label_name=file.label
+            )
+            if found is not None:
+                truth.bags[file.label] = found
 
 
 def _heart(file: LabelFile, rules: Rules, volume: sitk.Image) -> Box:
