@@ -10,7 +10,7 @@ from stillroom.client.training.device import Device
 from stillroom.common.canonical import digest
 from stillroom.common.manifest import Weights
 from stillroom.common.nn.prepare import module_of
-from stillroom.common.nn.weights import load
+from stillroom.common.nn.weights import initial, load
 from stillroom.common.study import Stage, Study
 
 KEPT = 6
@@ -26,12 +26,15 @@ def network(
     """The network of a training stage with ``weights``, on ``device``; shared between callers."""
     key = (digest(study.model_dump(mode="json")), stage.name, device.kind)
     if key not in _memory:
-        _memory[key] = device.place(module_of(study, stage))
+        # Whatever it draws is overwritten, and the round's generator stays where it is: a round is
+        # the same whether its networks were warm or not.
+        _memory[key] = device.place(initial(lambda: module_of(study, stage), 0))
         while len(_memory) > KEPT:
             _memory.popitem(last=False)
     _memory.move_to_end(key)
     load(_memory[key], weights)
-    return _memory[key]
+    # Whoever froze it has no say over the next one who asks for it.
+    return _memory[key].requires_grad_(requires_grad=True)
 
 
 def frozen(context: RecipeContext, name: str, device: Device) -> nn.Module:

@@ -134,6 +134,13 @@ def supervised_step(module: nn.Module, batch: Batch, study: Study, device: Devic
         return {}
     with device.autocast():
         outputs = module(device.move(batch.x))
+    return supervised_losses(outputs, batch, study, device)
+
+
+def supervised_losses(
+    outputs: Mapping[str, Tensor], batch: Batch, study: Study, device: Device
+) -> Losses:
+    """The same from outputs that are there already."""
     targets = {
         label: Target(target.rows.to(device.kind), target.classes.to(device.kind))
         for label, target in batch.targets.items()

@@ -5,6 +5,13 @@ Tölle et al., arXiv 2407.07557; npj Digital Medicine 8:88, 2025.
 
 from typing import TYPE_CHECKING
 
+from stillroom.common.recipes.contrast import (
+    TERMS,
+    DistilOptions,
+    TeachOptions,
+    check_contrast,
+    check_reconstruction,
+)
 from stillroom.common.recipes.declaration import Declaration, Uses
 
 if TYPE_CHECKING:
@@ -17,7 +24,8 @@ if TYPE_CHECKING:
 def _teacher(study: "Study", stage: "Stage") -> "nn.Module":
     from stillroom.common.nn.teacher import build_teacher
 
-    return build_teacher(study, stage.label or "")
+    restored = stage.chosen(TeachOptions).reconstruction > 0
+    return build_teacher(study, stage.label or "", reconstruction=restored)
 
 
 def _student(study: "Study", stage: "Stage") -> "nn.Module":
@@ -37,7 +45,10 @@ TEACH = Declaration(
     label="one",
     models=("teacher",),
     start=frozenset({"teacher"}),
+    options=TeachOptions,
+    terms=("reconstruction",),
     side_by_side=True,
+    check=check_reconstruction,
 )
 LOCALISE = Declaration(
     name="localise",
@@ -57,10 +68,14 @@ PSEUDOLABEL = Declaration(
 DISTIL = Declaration(
     name="distil",
     summary="one transformer student learns every label type, true or pseudo, at every site",
-    source="FedKD, arXiv 2407.07557, step C",
+    source="FedKD, arXiv 2407.07557, step C; with teachers also arXiv 2406.03173",
     purpose=lambda _: "one network learns everything",
     build=_student,
     produces="student",
     models=("student",),
     start=frozenset({"student", "encoder"}),
+    teachers=Uses(frozenset({"teacher"})),
+    options=DistilOptions,
+    terms=TERMS,
+    check=check_contrast,
 )
