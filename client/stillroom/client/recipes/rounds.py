@@ -68,7 +68,7 @@ class TrainingRecipe(Recipe):
 
         Called under the round's seed: fresh private weights are the same whenever it is asked again.
         """
-        module = network(context.study, context.stage, _weights(context), device)
+        module = network(context.study, context.stage, arrived(context), device)
         return Learner(
             module,
             lambda batch: supervised_step(module, batch, context.study, device),
@@ -99,7 +99,7 @@ class TrainingRecipe(Recipe):
 
     def predictor(self, context: RecipeContext, device: Device) -> nn.Module:
         """What predicts label types with ``context.weights``: the stage's own network."""
-        return network(context.study, context.stage, _weights(context), device)
+        return network(context.study, context.stage, arrived(context), device)
 
     @override
     def evaluate(self, context: RecipeContext, keep: Path | None = None) -> RoundResult:
@@ -142,7 +142,7 @@ class TrainingRecipe(Recipe):
         #    round that is asked again is answered with what was kept.
         weights = export(learner.exchanged)
         if stage.privacy is not None:
-            privatise(weights, _weights(context), stage.privacy)
+            privatise(weights, arrived(context), stage.privacy)
         metrics = metrics_of(report)
         return RoundResult(weights, self.groups(list(weights), report), metrics)
 
@@ -178,7 +178,8 @@ def metrics_of(report: Report) -> dict[str, float]:
     }
 
 
-def _weights(context: RecipeContext) -> Mapping[str, NDArray[Any]]:
+def arrived(context: RecipeContext) -> Mapping[str, NDArray[Any]]:
+    """The weights that came with the round; every training stage has some."""
     if context.weights is None:
         raise ValueError(f"stage {context.stage.name} has a model, and no weights were given")
     return context.weights

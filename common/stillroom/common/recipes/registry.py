@@ -10,11 +10,13 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import entry_points
 
+from stillroom.common.recipes.adapt import ADAPT
 from stillroom.common.recipes.declaration import Declaration
+from stillroom.common.recipes.diffusion import PRETRAIN_DIFFUSION
 from stillroom.common.recipes.spine import DISTIL, LOCALISE, PSEUDOLABEL, TEACH
 
 GROUP = "stillroom.recipes"
-BUILT_IN = (TEACH, LOCALISE, PSEUDOLABEL, DISTIL)
+BUILT_IN = (TEACH, LOCALISE, PSEUDOLABEL, DISTIL, PRETRAIN_DIFFUSION, ADAPT)
 
 
 @cache
