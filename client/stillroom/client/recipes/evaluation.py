@@ -46,7 +46,7 @@ def evaluate(
     """
     study, stage = context.study, context.stage
     labels = study.predicted_labels(stage)
-    infos = [info for info in _chosen(context, cases) if info.labels & set(labels)]
+    infos = [info for info in chosen_cases(context, cases) if info.labels & set(labels)]
     if not infos:
         raise no_case(f"no labelled case to score stage {stage.name} on")
     if context.weights is None:
@@ -74,7 +74,8 @@ def evaluate(
     return RoundResult(None, {}, metrics)
 
 
-def _chosen(context: RecipeContext, cases: Sequence[str] | None) -> list[CaseInfo]:
+def chosen_cases(context: RecipeContext, cases: Sequence[str] | None = None) -> list[CaseInfo]:
+    """The cases that ``evaluate`` scores: as it says of ``cases``."""
     infos = all_cases(context.store)
     if cases is not None:
         return [info for info in infos if info.id in set(cases)]

@@ -6,12 +6,14 @@ Each does what the declaration of the same name in ``common.recipes`` says.
 from importlib.metadata import entry_points
 
 from stillroom.client.recipes.adapt import Adapt
+from stillroom.client.recipes.bags import BagsOfTiles
 from stillroom.client.recipes.cohort import inventory
 from stillroom.client.recipes.context import Recipe, RecipeContext, RoundResult
 from stillroom.client.recipes.distil import Distil
 from stillroom.client.recipes.evaluation import evaluate
 from stillroom.client.recipes.localise import Localise
 from stillroom.client.recipes.pretrain_diffusion import PretrainDiffusion
+from stillroom.client.recipes.pretrain_context import PretrainContext
 from stillroom.client.recipes.pseudolabel import PseudoLabel
 from stillroom.client.recipes.teach import Teach
 
@@ -22,6 +24,8 @@ RECIPES: dict[str, Recipe] = {
     "localise": Localise(),
     "pseudolabel": PseudoLabel(),
     "distil": Distil(),
+    "pretrain_context": PretrainContext(),
+    "bags": BagsOfTiles(),
     "pretrain_diffusion": PretrainDiffusion(),
     "adapt": Adapt(),
 }

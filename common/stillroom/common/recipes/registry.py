@@ -11,12 +11,14 @@ from functools import cache
 from importlib.metadata import entry_points
 
 from stillroom.common.recipes.adapt import ADAPT
+from stillroom.common.recipes.bags import BAGS
+from stillroom.common.recipes.context import PRETRAIN_CONTEXT
 from stillroom.common.recipes.declaration import Declaration
 from stillroom.common.recipes.diffusion import PRETRAIN_DIFFUSION
 from stillroom.common.recipes.spine import DISTIL, LOCALISE, PSEUDOLABEL, TEACH
 
 GROUP = "stillroom.recipes"
-BUILT_IN = (TEACH, LOCALISE, PSEUDOLABEL, DISTIL, PRETRAIN_DIFFUSION, ADAPT)
+BUILT_IN = (TEACH, LOCALISE, PSEUDOLABEL, DISTIL, PRETRAIN_DIFFUSION, ADAPT, PRETRAIN_CONTEXT, BAGS)
 
 
 @cache
