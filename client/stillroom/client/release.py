@@ -12,8 +12,8 @@ from torch import nn
 
 from stillroom.common.canonical import digest, file_digest
 from stillroom.common.errors import StillroomError, TrustError
-from stillroom.common.nn.release import FORMAT
 from stillroom.common.nn.prepare import module_of
+from stillroom.common.nn.release import FORMAT
 from stillroom.common.nn.student import build_student
 from stillroom.common.nn.weights import load
 from stillroom.common.study import PreparedStudy, Stage, Study

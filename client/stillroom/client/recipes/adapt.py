@@ -11,6 +11,7 @@ from stillroom.client.intake.store import CaseInfo
 from stillroom.client.recipes.cohort import first_of
 from stillroom.client.recipes.context import RecipeContext
 from stillroom.client.recipes.models import frozen, network
+from stillroom.client.recipes.prompt import prompt_learner, prompted
 from stillroom.client.recipes.rounds import Learner, TrainingRecipe, arrived
 from stillroom.client.training.cases import WorkingSet
 from stillroom.client.training.device import Device
@@ -40,6 +41,8 @@ class Adapt(TrainingRecipe):
     @override
     def learner(self, context: RecipeContext, device: Device) -> Learner:
         """The adapter, through the backbone."""
+        if context.stage.chosen(AdaptOptions).how == "prompt":
+            return prompt_learner(context, device)
         adapted = _adapted(context, device)
         if context.round == 1 and context.stage.start is None:
             adapted.adapter.begin(adapted.backbone)
@@ -70,6 +73,8 @@ class Adapt(TrainingRecipe):
     @override
     def predictor(self, context: RecipeContext, device: Device) -> nn.Module:
         """The backbone with the adapter."""
+        if context.stage.chosen(AdaptOptions).how == "prompt":
+            return prompted(context, device)
         return _adapted(context, device)
 
 

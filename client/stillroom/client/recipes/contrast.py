@@ -102,7 +102,7 @@ class Contrast(nn.Module):
 
 
 def _projections(student: Mapped, teacher: Mapped, options: DistilOptions) -> nn.ModuleDict:
-    layers = {}
+    layers: dict[str, nn.Module] = {}
     for scale in SCALES:
         ends = teacher.widths[scale], student.widths[scale]
         if getattr(options.weights, scale):

@@ -42,7 +42,8 @@ def on_cells(student: Tensor, teacher: Tensor, grid: int) -> Pair:
     Never more cells than either has voxels: repeated cells would be negatives of themselves.
     """
     sides = zip(student.shape[2:], teacher.shape[2:], strict=True)
-    size = tuple(min(grid, a, b) for a, b in sides)
+    d, h, w = (min(grid, a, b) for a, b in sides)
+    size = (d, h, w)
     return adaptive_avg_pool3d(student, size), adaptive_avg_pool3d(teacher, size)
 
 

@@ -143,18 +143,22 @@ def width_of(network: nn.Module) -> int:
     return int(widths["decoder"])
 
 
+def ground(study: Study, stage: Stage) -> dict[str, Any]:
+    """``backbone`` and ``reading``, as every adapter of ``stage`` is built on them."""
+    below = study.stage_named(stage.backbone or "")
+    if below.declared.build is None:
+        raise ValueError(f"stage {stage.name} has no backbone")
+    reading = {"timestep": stage.chosen(AdaptOptions).timestep, "seed": study.study.seed}
+    denoises = below.declared.produces == "denoiser"
+    return {"backbone": below.declared.build(study, below), "reading": reading if denoises else {}}
+
+
 def build_adapter(study: Study, stage: Stage) -> Adapter:
     """The stage's adapter with fresh weights."""
-    options = stage.chosen(AdaptOptions)
-    below = study.stage_named(stage.backbone or "")
-    build, kind = below.declared.build, below.declared.produces or ""
-    if build is None or stage.label is None:
-        raise ValueError(f"stage {stage.name} has no backbone or no label")
-    reading = {"timestep": options.timestep, "seed": study.study.seed}
-    shared: dict[str, Any] = {
-        "backbone": build(study, below),
-        "reading": reading if kind == "denoiser" else {},
-    }
+    if stage.label is None:
+        raise ValueError(f"stage {stage.name} has no label")
+    options, shared = stage.chosen(AdaptOptions), ground(study, stage)
+    kind = study.stage_named(stage.backbone or "").declared.produces or ""
     return _KINDS[options.how](stage.label, 1 + len(study.label[stage.label].classes), shared, kind)
 
 

@@ -1,7 +1,8 @@
 """``adapt``: one more label, learned on top of a network that stays as it is.
 
 Linear classification and fine-tuning of the decoder: Huang et al., arXiv 2402.15216; a frozen student
-with a new last layer: Tölle et al., arXiv 2407.07557, downstream task.
+with a new last layer: Tölle et al., arXiv 2407.07557, downstream task; a visual prompt: Tian et al., arXiv
+2405.07411.
 """
 
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from stillroom.common.recipes.declaration import Declaration, Uses, unusable
+from stillroom.common.recipes.prompt import PromptOptions, check_prompt
 from stillroom.common.settings import Section
 
 if TYPE_CHECKING:
@@ -23,9 +25,11 @@ Some = Annotated[int, Field(ge=1)]
 class AdaptOptions(Section):
     """What an ``adapt`` stage can be told."""
 
-    how: Literal["linear", "decoder"] = "linear"
+    how: Literal["linear", "decoder", "prompt"] = "linear"
     """``linear``: one 1x1 layer is learned and exchanged. ``decoder``: a copy of the backbone's decoder
-    is, too."""
+    is, too. ``prompt``: the layer and what is added to every image."""
+    prompt: PromptOptions = PromptOptions()
+    """Of ``prompt``."""
     cases: Some | None = None
     """Most labelled cases that a site learns from, the same ones in every round; all when left out."""
     slices: Some | None = None
@@ -36,7 +40,10 @@ class AdaptOptions(Section):
 
 def _build(study: "Study", stage: "Stage") -> "nn.Module":
     from stillroom.common.nn.adapter import build_adapter
+    from stillroom.common.nn.prompt import build_prompt_adapter
 
+    if stage.chosen(AdaptOptions).how == "prompt":
+        return build_prompt_adapter(study, stage)
     return build_adapter(study, stage)
 
 
@@ -53,6 +60,13 @@ def _check(study: "Study", stage: "Stage") -> None:
         raise unusable(
             f"{where} counts slices, and the patch is {study.volume.patch[2]} slices deep",
             "Use options.cases, or set volume.patch to 1 along z.",
+        )
+    if options.how == "prompt":
+        check_prompt(study, stage, options.prompt, kind=kind or "")
+    elif options.prompt != PromptOptions():
+        raise unusable(
+            f"{where} has options of a prompt, and learns none",
+            'Set options.how to "prompt", or leave options.prompt out.',
         )
     if options.how != "decoder":
         return
@@ -76,7 +90,8 @@ def _check(study: "Study", stage: "Stage") -> None:
 ADAPT = Declaration(
     name="adapt",
     summary="one more label from few cases, on top of a network that stays as it is",
-    source="arXiv 2402.15216 (linear, decoder); FedKD, arXiv 2407.07557, downstream task",
+    source="arXiv 2402.15216 (linear, decoder); MoVL, arXiv 2405.07411 (prompt); FedKD, arXiv "
+    "2407.07557, downstream task",
     purpose=lambda stage: f"a small part on top of a finished network learns {stage.label}",
     build=_build,
     produces="adapter",
@@ -84,6 +99,7 @@ ADAPT = Declaration(
     backbone=Uses(frozenset({"student", "teacher", "denoiser"}), fewest=1, most=1),
     start=frozenset({"adapter"}),
     options=AdaptOptions,
+    terms=("discrepancy",),
     side_by_side=True,
     check=_check,
 )
