@@ -127,6 +127,21 @@ def recipes() -> None:
     console.print(table)
 
 
+@study.command("sweep")
+def sweep_command(
+    file: Annotated[Path, typer.Argument(help="A study file (TOML).")],
+    stage: Annotated[str, typer.Option(help="Whose option changes.", show_default=False)],
+    option: Annotated[str, typer.Option(help="A key of its options, e.g. timestep.")],
+    values: Annotated[str, typer.Option(help="Its values, with commas: 0,25,50.")],
+    out: Annotated[Path, typer.Option(help="Folder for the new study files.")] = Path(),
+) -> None:
+    """Write one study file per value of one option; each is prepared and run by itself."""
+    from stillroom.server.study_sweep import sweep, values_of
+
+    for path in sweep(file, stage=stage, option=option, values=values_of(values), out=out):
+        console.print(path, markup=False)
+
+
 @study.command("prepare")
 def prepare_command(
     file: Annotated[Path, typer.Argument(help="A study file (TOML).")],
