@@ -60,6 +60,9 @@ class Aggregation(Section):
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
     tau: Positive = 1e-3
     """Adaptivity: the constant beside the square root."""
+    average: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Keep an exponential moving average of the global model, each round's past times this plus the new
+    model times the rest, and leave that as the stage's last model; needs encoding ``fp32``."""
 
     @property
     def fewest_sites(self) -> int:
@@ -170,6 +173,11 @@ class Stage(Section):
             raise ValueError(
                 f"privacy: needs aggregation.method mean; among noised updates "
                 f"{self.aggregation.method} would choose the noise"
+            )
+        if self.aggregation.average is not None and self.exchange.encoding != "fp32":
+            raise ValueError(
+                "aggregation.average: the last model is then no change of the one before, which "
+                f"{self.exchange.encoding} sends; set exchange.encoding to fp32"
             )
         if self.start is not None and (
             self.privacy is not None

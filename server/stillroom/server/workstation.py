@@ -36,12 +36,13 @@ def exchange_of(prepared: PreparedStudy, stage: Stage) -> tuple[str, ...]:
     method = f"trimmed-mean {rule.trim:g}" if rule.method == "trimmed-mean" else rule.method
     clipped = f"clipped to {rule.clip_norm:g}" if rule.clip_norm is not None else ""
     server = rule.server if rule.server != "fedavg" else ""
+    average = "" if rule.average is None else f"moving average {rule.average:g}"
     if stage.privacy is not None and ready.epsilon is not None:
         privacy = f"epsilon {ready.epsilon[-1]:.4g} at delta {stage.privacy.delta:g}"
     return (
         ", ".join(ready.manifest.groups),
         f"{size:.2f} MB, {encoding}",
-        ", ".join(part for part in (method, clipped, server) if part),
+        ", ".join(part for part in (method, clipped, server, average) if part),
         privacy,
     )
 
