@@ -4,6 +4,7 @@ A scan's tiles become vectors, an attention pool makes one vector of them, and o
 it. Tiles have no order and no place here.
 """
 
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -56,14 +57,17 @@ class TransformerPool(nn.Module):
 
     def __init__(self, width: int, depth: int) -> None:
         super().__init__()
-        mil = MILModel(
-            width,
-            "att_trans",
-            pretrained=False,
-            backbone=nn.Identity(),
-            backbone_num_features=width,
-            trans_blocks=depth,
-        )
+        with warnings.catch_warnings():
+            # PyTorch advises MILModel on its speed; nobody here can follow the advice.
+            warnings.simplefilter("ignore", UserWarning)
+            mil = MILModel(
+                width,
+                "att_trans",
+                pretrained=False,
+                backbone=nn.Identity(),
+                backbone_num_features=width,
+                trans_blocks=depth,
+            )
         mil.myfc = nn.Identity()  # classified outside, as a head of its own group
         self.mil = mil
 
