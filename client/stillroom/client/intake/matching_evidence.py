@@ -66,9 +66,9 @@ def grid_of(entry: Entry) -> Grid:
 
 
 def names_of(entry: Entry) -> frozenset[str]:
-    """What a label may call a scan: its series UID, its file's stem or its DICOM folder."""
+    """What a label may call a scan: its series UID, its file's stem or its folder of slices."""
     first = entry.files[0]
-    own = first.parent.name if entry.kind == "dicom" else stem_of(first)
+    own = first.parent.name if entry.kind in {"dicom", "pictures"} else stem_of(first)
     return frozenset(name for name in (entry.series_uid, own) if name)
 
 

@@ -57,6 +57,11 @@ class Plan:
     regions: Mapping[str, Box]
     origin: str
 
+    @property
+    def pixel_mm(self) -> float | None:
+        """Of pictures; None when the study's grid is theirs."""
+        return None if self.rules.pictures is None else self.rules.pictures.pixel_mm
+
     def box_given(self, entry: Entry) -> Box | None:
         """The site's box for a scan, else what a localiser found."""
         for name in sorted(names_of(entry)):
@@ -163,6 +168,10 @@ def _write(
 ) -> list[LabelFinding]:
     """One working copy; returns the labels it had to do without."""
     volume = load_volume(entry)
+    if entry.kind == "pictures":
+        # Never resampled across slices: neighbours need not be neighbours in the body.
+        across = plan.spacing_mm[:2] if plan.pixel_mm is None else (plan.pixel_mm,) * 2
+        volume.SetSpacing((*across, plan.spacing_mm[2]))
     # 1. Labels, on the scan's own grid.
     truth = Truth(plan.box_given(entry))
     for file in files:
