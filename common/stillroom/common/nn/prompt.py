@@ -203,7 +203,7 @@ class Prompted(Adapted):
     @override
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Logits ``(B, outputs, D, H, W)`` per label for ``x`` ``(B, Cin, D, H, W)``."""
-        return self.adapter(self.backbone, self.prompt(x))  # type: ignore[no-any-return]
+        return self.adapter(self.backbone, self.prompt(x))
 
 
 def build_prompt_adapter(study: Study, stage: Stage) -> PromptAdapter:

@@ -47,7 +47,7 @@ def sections(
     found: list[Sections] = []
     for seed in patients:
         case = _case(seed, scanner, size, spacing_mm)
-        there = np.flatnonzero((case.chambers > 0).any((1, 2)))
+        there = np.flatnonzero(((case.chambers > 0) | (case.vessels > 0)).any((1, 2)))
         picks = there[np.linspace(0, len(there) - 1, each + 2)[1:-1].round().astype(int)]
         names = np.full(each, seed, np.int64)
         found.append(Sections(case.hu[picks], case.chambers[picks], case.vessels[picks], names))
