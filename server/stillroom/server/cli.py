@@ -203,6 +203,12 @@ def build(
         Path | None,
         typer.Option("--config", "-c", help="server.toml: enters the release into the log."),
     ] = None,
+    denoiser: Annotated[
+        list[str] | None, typer.Option(help="A stage whose generative model is released too.")
+    ] = None,
+    report: Annotated[
+        list[Path] | None, typer.Option(help="A site's memorisation report of it.")
+    ] = None,
 ) -> None:
     """Build weights, MONAI Bundle, model card and log proof of a finished run (needs torch)."""
     from stillroom.server.logbook import open_logbook
@@ -214,7 +220,7 @@ def build(
     result = json.loads((folder / "result.json").read_text("utf-8"))
     if result["status"] != "completed":
         raise ConfigError("The run did not complete.", fix="See its result.json.")
-    build_release(prepared, folder, out, run=result)
+    build_release(prepared, folder, out, run=result, denoisers=denoiser or (), reports=report or ())
     if book is None:
         console.print("no --config, or no log: the release carries no proof that it is in one")
     else:

@@ -3,10 +3,12 @@
 The server's daemons never import this module; the command line does, when asked to.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from stillroom.common.encoding import most_bytes
+from stillroom.common.memorisation import MemorisationReport
 from stillroom.common.nn.prepare import prepare_study
 from stillroom.common.nn.release import build_release, localiser_stage
 from stillroom.common.study import PreparedStudy, Stage, Study
@@ -47,7 +49,15 @@ def exchange_of(prepared: PreparedStudy, stage: Stage) -> tuple[str, ...]:
     )
 
 
-def release(study_dir: Path, run_dir: Path, out: Path, *, run: dict[str, Any]) -> None:
+def release(
+    study_dir: Path,
+    run_dir: Path,
+    out: Path,
+    *,
+    run: dict[str, Any],
+    denoisers: Sequence[str] = (),
+    reports: Sequence[Path] = (),
+) -> None:
     """Build the release of a finished run.
 
     Args:
@@ -56,6 +66,8 @@ def release(study_dir: Path, run_dir: Path, out: Path, *, run: dict[str, Any]) -
         out: The release's folder.
         run: What the model card tells of the run; ``summary.json`` of a rehearsal, or
             ``result.json`` of a run.
+        denoisers: Stages whose generative models are released too.
+        reports: Files of the sites' memorisation reports.
 
     Raises:
         TrustError: STR-204 when the student's weights are missing or damaged.
@@ -64,4 +76,12 @@ def release(study_dir: Path, run_dir: Path, out: Path, *, run: dict[str, Any]) -
     student = read_weights(run_dir / "weights", run["student"]["sha256"])
     coarse = localiser_stage(prepared.study)
     localiser = read_weights(run_dir / "weights", run["models"][coarse.name]) if coarse else None
-    build_release(prepared, student, out, run=run, localiser_weights=localiser)
+    build_release(
+        prepared,
+        student,
+        out,
+        run=run,
+        localiser_weights=localiser,
+        denoisers={n: read_weights(run_dir / "weights", run["models"][n]) for n in denoisers},
+        reports=[MemorisationReport.load(path) for path in reports],
+    )

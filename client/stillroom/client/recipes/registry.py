@@ -12,8 +12,8 @@ from stillroom.client.recipes.context import Recipe, RecipeContext, RoundResult
 from stillroom.client.recipes.distil import Distil
 from stillroom.client.recipes.evaluation import evaluate
 from stillroom.client.recipes.localise import Localise
-from stillroom.client.recipes.pretrain_diffusion import PretrainDiffusion
 from stillroom.client.recipes.pretrain_context import PretrainContext
+from stillroom.client.recipes.pretrain_diffusion import PretrainDiffusion
 from stillroom.client.recipes.pseudolabel import PseudoLabel
 from stillroom.client.recipes.teach import Teach
 
