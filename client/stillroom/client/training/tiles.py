@@ -117,6 +117,10 @@ class WindowSource:
         ]
         self._queue: list[int] = []
 
+    def __len__(self) -> int:
+        """Windows of an epoch."""
+        return len(self._all)
+
     def draw(self) -> Windows:
         """The next batch."""
         ids, tiles, masks = [], [], []

@@ -42,7 +42,7 @@ def _build(study: "Study", stage: "Stage") -> "nn.Module":
 
     options, label = stage.chosen(BagOptions), stage.label or ""
     extractor = build_extractor(study) if stage.backbone is None else None
-    source = extractor
+    source: nn.Module | None = extractor
     if source is None:
         source = module_of(study, study.stage_named(stage.backbone or "")).eval()
     gated = options.pooling == "gated"

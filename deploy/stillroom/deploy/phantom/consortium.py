@@ -100,6 +100,9 @@ def default_sites(
 ) -> tuple[SiteSpec, ...]:
     """The demo's four hospitals; the last one, held out, owns every label type.
 
+    All of them have reports that tell the burden of calcification; a study that does not ask for
+    it never sees them.
+
     Args:
         labelled: Patients with labels of each of the first three.
         unlabelled: Patients without.
@@ -107,12 +110,15 @@ def default_sites(
         heart: Whether the first and the last also own whole-heart masks, for a localiser.
     """
     whole: dict[str, Format] = {"heart": "nifti"} if heart else {}
+    report: dict[str, Format] = {"burden": "classes"}
     truth: dict[str, Format] = {"chambers": "nrrd", "vessels": "nifti", "landmarks": "table"}
     return (
-        SiteSpec("north", "north", {"chambers": "nifti", **whole}, labelled, unlabelled),
-        SiteSpec("river", "river", {"vessels": "seg"}, labelled, unlabelled),
-        SiteSpec("harbour", "harbour", {"landmarks": "markups+table"}, labelled, unlabelled),
-        SiteSpec("summit", "summit", {**truth, **whole}, held_out, 0),
+        SiteSpec("north", "north", {"chambers": "nifti", **whole, **report}, labelled, unlabelled),
+        SiteSpec("river", "river", {"vessels": "seg", **report}, labelled, unlabelled),
+        SiteSpec(
+            "harbour", "harbour", {"landmarks": "markups+table", **report}, labelled, unlabelled
+        ),
+        SiteSpec("summit", "summit", {**truth, **whole, **report}, held_out, 0),
     )
 
 
