@@ -103,6 +103,8 @@ class StageOpened(Entry):
     """How many it will have."""
     initial_sha256: Digest | None = None
     """Of the weights it starts from; None for a stage that exchanges none."""
+    leaves: Name | None = None
+    """What its last model is to later stages and to a release, e.g. ``teacher`` or ``student``."""
     teachers: dict[Name, Digest] = Field(default_factory=dict)
     """Earlier stage -> digest of its last model, which this stage learns from or builds on."""
 

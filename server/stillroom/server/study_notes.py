@@ -38,6 +38,7 @@ def stage_opened(study: str, stage: Stage, models: Mapping[str, ModelRef]) -> St
         recipe=stage.recipe,
         rounds=stage.rounds,
         initial_sha256=None if own is None else own.sha256,
+        leaves=stage.declared.produces,
         teachers={name: models[name].sha256 for name in stage.inputs},
     )
 

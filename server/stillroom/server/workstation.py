@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stillroom.common.encoding import most_bytes
+from stillroom.common.errors import ConfigError
 from stillroom.common.memorisation import MemorisationReport
 from stillroom.common.nn.prepare import prepare_study
 from stillroom.common.nn.release import build_release, localiser_stage
@@ -70,9 +71,16 @@ def release(
         reports: Files of the sites' memorisation reports.
 
     Raises:
+        ConfigError: STR-103, the study has no student.
         TrustError: STR-204 when the student's weights are missing or damaged.
     """
     prepared = PreparedStudy.load(study_dir)
+    if run["student"]["sha256"] is None:
+        raise ConfigError(
+            "This study has no stage that leaves a student, so there is nothing to release.",
+            fix="Add a distil stage, or use the models of its stages as they are.",
+            code="STR-103",
+        )
     student = read_weights(run_dir / "weights", run["student"]["sha256"])
     coarse = localiser_stage(prepared.study)
     localiser = read_weights(run_dir / "weights", run["models"][coarse.name]) if coarse else None
