@@ -212,6 +212,21 @@ def test_memory_of_a_later_round_is_not_used(answers: Answers) -> None:
     assert missed["steps"] == 2
 
 
+def test_scoring_sees_what_training_left(answers: Answers) -> None:
+    """What never left the site is part of the model that is scored, as the round before left it."""
+    for number in (2, 3):
+        run(answers, replace(TASK, round=number), 1.0)
+
+    found = {n: answers.memory(STAGE, replace(TASK, round=n)).load() for n in (1, 2, 3, 4)}
+    answers.keep(STAGE, TASK, RoundResult(None, {}, {"eval.cases": 1}))
+
+    assert found[1] is None
+    assert [float(one["steps"][0]) for one in found.values() if one is not None] == [1.0, 2.0, 2.0]
+    kept = answers.memory(ROUND, replace(TASK, round=4)).load()
+    assert kept is not None
+    assert kept["steps"][0] == 2.0
+
+
 def test_lost_memory_is_no_memory(answers: Answers) -> None:
     """A file that is gone or damaged is as none: training starts with a fresh optimiser."""
     run(answers, TASK, 1)

@@ -16,7 +16,13 @@ from typer.testing import CliRunner
 from stillroom.client.intake.rules import Rules, is_match
 from stillroom.deploy.phantom.__main__ import app
 from stillroom.deploy.phantom.anatomy import POINTS
-from stillroom.deploy.phantom.annotations import write_markups, write_mask, write_seg, write_table
+from stillroom.deploy.phantom.annotations import (
+    burden_of,
+    write_markups,
+    write_mask,
+    write_seg,
+    write_table,
+)
 from stillroom.deploy.phantom.consortium import SiteSpec, default_sites, make_consortium
 from stillroom.deploy.phantom.dicom import draw_ids, write_series
 from stillroom.deploy.phantom.painting import VESSELS, Case, make_case
@@ -178,10 +184,30 @@ def test_workers_write_the_same_files(tmp_path: Path) -> None:
         assert (tmp_path / "1" / file).read_bytes() == (tmp_path / "2" / file).read_bytes()
 
 
-def test_a_label_kept_in_the_wrong_format_is_refused() -> None:
-    """Points cannot be a label map: the specification says so at once."""
-    with pytest.raises(ValueError, match="landmarks"):
-        SiteSpec("north", "north", {"landmarks": "nifti"})
+@pytest.mark.parametrize(
+    ("label", "kind"), [("landmarks", "nifti"), ("burden", "nifti"), ("heart", "classes")]
+)
+def test_a_label_kept_in_the_wrong_format_is_refused(label: str, kind: Any) -> None:
+    """Points and classes cannot be a label map: the specification says so at once."""
+    with pytest.raises(ValueError, match=label):
+        SiteSpec("north", "north", {label: kind})
+
+
+def test_the_burden_is_a_line_for_each_labelled_scan(tmp_path: Path) -> None:
+    """The class of a scan is that of the calcium painted into it; the site's rules find the table."""
+    spec = SiteSpec("north", "north", {"burden": "classes"}, labelled=3, unlabelled=1)
+
+    site = make_consortium(tmp_path, sites=[spec], size=28, spacing_mm=6.5, workers=1)[0]
+
+    with (site.folder / site.labels["burden"]["files"]).open(newline="") as stream:
+        said = {row["series"]: row["class"] for row in csv.DictReader(stream)}
+    for number, patient in enumerate(site.labelled):
+        scan = site.folder / "labelled" / patient / "ct" / "IM0001.dcm"
+        series = str(pydicom.dcmread(scan, stop_before_pixels=True).SeriesInstanceUID)
+        case = make_case(number, "north", size=28, spacing_mm=6.5)
+        assert said.pop(series) == burden_of(case)
+    assert not said
+    assert site.labels["burden"]["classes"] == {"light": "light", "heavy": "heavy"}
 
 
 def test_command_line(tmp_path: Path) -> None:

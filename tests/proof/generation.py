@@ -251,6 +251,7 @@ def _open(
     story: Story, stage: str, recipe: str, rounds: int, initial: str | None, **more: object
 ) -> None:
     entry = said.StageOpened(
+        leaves="student",
         time=story.time(),
         study=STUDY_SHA256,
         stage=stage,

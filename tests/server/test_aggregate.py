@@ -89,14 +89,19 @@ class Bench:
         )
 
     def make(
-        self, *sites: Contribution, number: int = 1, total: RoundSum | None = None, **rules: Any
+        self,
+        *sites: Contribution,
+        number: int = 1,
+        last: bool = False,
+        total: RoundSum | None = None,
+        **rules: Any,
     ) -> tuple[Aggregate, Update]:
         """A whole round; what came of it, and the new model."""
         made = aggregate(
             sites,
             total or self.sum(**rules),
             self.weights,
-            Memory(self.memory, "teach", number),
+            Memory(self.memory, "teach", number, last=last),
         )
         return made, self.check(made)
 
@@ -282,6 +287,35 @@ def test_adaptive_servers_over_rounds(bench: Bench, server: str) -> None:
     allowed = {"fp32": 1e-4, "bf16-delta": 3e-4, "int8-delta": 3e-4}[bench.encoding]
     for name in SHAPES:
         np.testing.assert_allclose(bench.base[name], model[name], rtol=0, atol=allowed)
+
+
+@pytest.mark.parametrize("server", ["fedavg", "fedadam"])
+def test_the_last_model_is_the_average_of_all(tmp_path: Path, server: str) -> None:
+    """Sites train on the models as they are; the stage leaves their moving average."""
+    for name in ("plain", "kept"):
+        (tmp_path / name).mkdir()
+    plain, kept = (Bench(tmp_path / name, "fp32") for name in ("plain", "kept"))
+    average: dict[str, NDArray[Any]] = {}
+    for bench in (plain, kept):
+        bench.start(numbers(0))
+    for number in (1, 2, 3):
+        counts = EVERYWHERE if number != 2 else {**EVERYWHERE, "head.b": 0}
+        change = numbers(number, 0.1)
+        _, model = plain.make(plain.site("a", change, counts)[0], number=number, server=server)
+        for name, value in model.items():
+            average[name] = 0.8 * average[name] + 0.2 * value if number > 1 else value
+        rules = {"number": number, "last": number == 3, "server": server, "average": 0.8}
+        site = kept.site("a", change, counts)[0]
+        made, new = kept.make(site, **rules)
+        again, _ = kept.make(site, **rules)
+        assert again.sha256 == made.sha256
+        if number < 3:
+            assert made.path.read_bytes() == (plain.weights / made.path.name).read_bytes()
+        plain.start(model)
+        kept.start(new)
+
+    for name, value in average.items():
+        np.testing.assert_allclose(kept.base[name], value, rtol=0, atol=1e-6)
 
 
 def test_other_dtypes(bench: Bench, tmp_path: Path) -> None:

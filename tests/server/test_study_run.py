@@ -38,7 +38,6 @@ from stillroom.common.tlog.checkpoint import cosign
 from stillroom.common.tlog.folder import LogFolder, read_checkpoint
 from stillroom.common.tlog.merkle import Tree, leaf_hash
 from stillroom.common.tlog.proof import parse_proof
-from stillroom.server.app import require_student
 from stillroom.server.asking import Awaited, Call
 from stillroom.server.attestation import parse_statement, subject_problems
 from stillroom.server.audit.history import tell
@@ -410,16 +409,6 @@ def test_a_bug_is_a_failed_study_too(world: World) -> None:
     assert (result["status"], result["error"]["code"]) == ("failed", "STR-505")
     assert "DOE" not in json.dumps(result)
     assert world.events("study.finished")[-1]["status"] == "failed"
-
-
-def test_study_without_a_student() -> None:
-    """Nothing to release is told before anything is trained."""
-    whole = study()
-    require_student(whole)
-
-    with pytest.raises(StillroomError) as caught:
-        require_student(whole.model_copy(update={"stage": whole.stage[:-1]}))
-    assert caught.value.code == "STR-103"
 
 
 # -- what survives -----------------------------------------------------------------------------

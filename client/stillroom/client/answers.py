@@ -15,7 +15,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -24,7 +24,7 @@ from stillroom.client.exchange import ExchangeFolder
 from stillroom.client.recipes.context import RoundResult
 from stillroom.client.recipes.memory import StageMemory, disk_failed
 from stillroom.common.canonical import canonical_bytes, digest, file_digest
-from stillroom.common.messages import Reply, Task, UpdateRef
+from stillroom.common.messages import ROUND, STAGE, Reply, Task, UpdateRef
 from stillroom.common.tensorfile import write_durably, write_weights
 
 log = logging.getLogger(__name__)
@@ -102,8 +102,15 @@ class Answers:
         return _reply(kept)
 
     def memory(self, kind: str, task: Task) -> StageMemory:
-        """What the stage remembers, as a round sees it that starts now."""
-        earlier = self._earlier(kind, task)
+        """What the stage remembers, as a round sees it that starts now.
+
+        Scoring sees what training left, that of its own round included: part of a model may be
+        what never left the site.
+        """
+        if kind == STAGE:
+            earlier = self._earlier(ROUND, replace(task, round=task.round + 1))
+        else:
+            earlier = self._earlier(kind, task)
         return StageMemory(self.folder / "memory", earlier[-1].sha256 if earlier else None)
 
     def keep(self, kind: str, task: Task, result: RoundResult, saved: str | None = None) -> Reply:

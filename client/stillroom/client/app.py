@@ -7,7 +7,6 @@ from pathlib import Path
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from stillroom.client.recipes import evaluation
 from stillroom.client.recipes.registry import RECIPES, RecipeContext, RoundResult, inventory
 from stillroom.client.site import Site
 from stillroom.common.errors import ResourceError
@@ -57,7 +56,8 @@ def evaluate(message: Message, context: Context) -> Message:
     site = _site(context)
 
     def work(order: RecipeContext) -> RoundResult:
-        return evaluation.evaluate(order, keep_predictions=site.predictions_dir(order.stage.name))
+        recipe = RECIPES[order.stage.recipe]
+        return recipe.evaluate(order, site.predictions_dir(order.stage.name))
 
     return _answer(site, STAGE, message, work)
 

@@ -6,6 +6,7 @@ from stillroom.client.data_cli import data
 from stillroom.client.enrolment_cli import enrol
 from stillroom.client.ledger_cli import ledger
 from stillroom.client.predict_cli import predict
+from stillroom.client.synthesis_cli import synthesise
 from stillroom.common.console import command_group, run_cli
 
 app = command_group(__doc__)
@@ -15,6 +16,7 @@ app.add_typer(ledger, name="ledger")
 app.command()(service_cli.courier)
 app.command()(service_cli.runner)
 app.command()(predict)
+app.command()(synthesise)
 app.command()(enrol)
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from stillroom.client.intake.rules import LabelRule, RoiRule, Rules
+from stillroom.client.intake.rules import LabelRule, PicturesRule, RoiRule, Rules
 from stillroom.common.errors import ConfigError, TrustError
 from stillroom.common.settings import Section, checked, read_toml
 
@@ -76,6 +76,8 @@ class SiteConfig(Section):
     """Where the study's label types are found: one section ``[labels.<label>]`` each."""
     roi: RoiRule | None = None
     """Where this site's own heart masks or boxes are found."""
+    pictures: PicturesRule | None = None
+    """Which folders of pictures are cases, such as tiles of a microscope slide."""
 
     @classmethod
     def load(cls, path: Path) -> "SiteConfig":
@@ -90,8 +92,8 @@ class SiteConfig(Section):
 
     @property
     def rules(self) -> Rules:
-        """Labels and heart regions together."""
-        return Rules(labels=self.labels, roi=self.roi)
+        """Labels, heart regions and pictures together."""
+        return Rules(labels=self.labels, roi=self.roi, pictures=self.pictures)
 
     def read_secret(self) -> bytes:
         """The secret that courier and runner share.

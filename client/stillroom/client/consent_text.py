@@ -13,9 +13,11 @@ from stillroom.common.accounting import together
 from stillroom.common.consent import WORDS, Standing
 from stillroom.common.consortium import grouped
 from stillroom.common.encoding import most_bytes
-from stillroom.common.study import TRAINING_RECIPES, PreparedStudy, Stage, Study
+from stillroom.common.study import PreparedStudy, Stage, Study
 
 WIDTH = 78
+KINDS = {"points": "points", "mask": "outlines", "bag": "what a whole scan shows"}
+"""Kind of label in words; the classes follow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +79,9 @@ def _intro(study: Study, facts: SiteFacts) -> list[str]:
 def _learned(study: Study) -> list[str]:
     lines = []
     for name, label in study.label.items():
-        what = "points" if label.kind == "points" else "outlines"
-        lines += _item(f"{name}: {what} of {', '.join(label.classes)}")
+        what = KINDS[label.kind]
+        of = ":" if label.kind == "bag" else " of"
+        lines += _item(f"{name}: {what}{of} {', '.join(label.classes)}")
     return [
         *_wrapped("A neural network learns to find these in a cardiac CT:"),
         *lines,
@@ -94,8 +97,9 @@ def _scans(study: Study, facts: SiteFacts) -> list[str]:
             "first, then read this again."
         )
     lines = _item(f"{_cases(counts, 'cases')} that can be used")
-    for label in study.label:
-        lines += _item(f"{_cases(counts, f'{label}.cases')} with {label} drawn by this hospital")
+    for label, definition in study.label.items():
+        how = "written down" if definition.kind == "bag" else "drawn"
+        lines += _item(f"{_cases(counts, f'{label}.cases')} with {label} {how} by this hospital")
     lines += _item(f"{_cases(counts, 'unlabelled.cases')} with none of these")
     return [*_wrapped("Counted on this machine, in the folders named in site.toml:"), *lines]
 
@@ -125,26 +129,21 @@ def _rounds(stage: Stage) -> str:
 
 
 def _purpose(stage: Stage) -> str:
-    return {
-        "teach": f"a first network learns {stage.label}",
-        "localise": "finds the heart on this hospital's scans",
-        "pseudolabel": "the first networks label scans that nobody labelled",
-        "distil": "one network learns everything",
-    }[stage.recipe]
+    return stage.declared.purpose(stage)
 
 
 def taking_part(study: Study, stage: Stage, facts: SiteFacts) -> tuple[bool, str]:
     """Whether this site would be asked in ``stage``, and why; as the server decides it."""
     counts = facts.counts or {}
     if facts.site in study.study.held_out:
-        if stage.recipe == "localise":
+        if stage.declared.everywhere:
             return True, "its own scans are prepared for scoring"
         return False, "the study keeps this hospital for scoring only"
     if facts.counts is None:
         return True, "if it has scans for it; they have not been listed yet"
     if not counts.get("inventory.cases"):
         return False, "there is no scan that can be used"
-    if stage.recipe == "teach":
+    if stage.label is not None:
         owned = int(counts.get(f"inventory.{stage.label}.cases", 0))
         if not owned:
             return False, f"no scan here has {stage.label}"
@@ -155,7 +154,7 @@ def taking_part(study: Study, stage: Stage, facts: SiteFacts) -> tuple[bool, str
 def _leaves(prepared: PreparedStudy, facts: SiteFacts) -> list[str]:
     study, lines, total = prepared.study, list[str](), 0.0
     for stage in study.stage:
-        if stage.recipe not in TRAINING_RECIPES or not taking_part(study, stage, facts)[0]:
+        if not stage.exchanges or not taking_part(study, stage, facts)[0]:
             continue
         manifest = prepared.stages[stage.name].manifest
         size = most_bytes(stage.exchange.encoding, manifest) / 1e6
@@ -168,7 +167,7 @@ def _leaves(prepared: PreparedStudy, facts: SiteFacts) -> list[str]:
         lines = _item("none: this hospital trains in no stage")
     label, definition = next(iter(study.label.items()))
     first = definition.classes[0]
-    score = "dice" if definition.kind == "mask" else "error_mm"
+    score = {"mask": "dice", "points": "error_mm", "bag": "auc"}[definition.kind]
     least = study.study.min_cohort
     small = (
         f"A count below {least} leaves as 0, and a score over fewer scans does not leave."
@@ -239,7 +238,7 @@ def _not_promised(prepared: PreparedStudy, facts: SiteFacts) -> list[str]:
     training = [
         stage
         for stage in prepared.study.stage
-        if stage.recipe in TRAINING_RECIPES and taking_part(prepared.study, stage, facts)[0]
+        if stage.exchanges and taking_part(prepared.study, stage, facts)[0]
     ]
     private = [stage for stage in training if stage.privacy is not None]
     bare = [stage.name for stage in training if stage.privacy is None]

@@ -12,9 +12,9 @@ from torch import nn
 
 from stillroom.common.canonical import digest, file_digest
 from stillroom.common.errors import StillroomError, TrustError
+from stillroom.common.nn.prepare import module_of
 from stillroom.common.nn.release import FORMAT
 from stillroom.common.nn.student import build_student
-from stillroom.common.nn.teacher import build_teacher
 from stillroom.common.nn.weights import load
 from stillroom.common.study import PreparedStudy, Stage, Study
 
@@ -102,7 +102,7 @@ def _localiser(folder: Path, study: Study, about: Mapping[str, Any]) -> Localise
         return None
     stage = study.stage_named(name)
     label = stage.label or ""
-    network = build_teacher(study, label)
+    network = module_of(study, stage)
     load(network, _tensors(folder, "localiser.safetensors", about["files"]))
     return Localiser(network.eval(), label, stage)
 

@@ -50,6 +50,7 @@ CODES: dict[str, str] = {
     "STR-221": "The log does not continue what was promised of it.",
     "STR-222": "The log, or a file that should agree with it, does not hold.",
     "STR-223": "Too few sites have cosigned the log for the study's quorum.",
+    "STR-224": "A generative model has not been shown to repeat no scan, and is not released.",
     # 3xx: contract
     "STR-300": "A message breaks the protocol.",
     "STR-301": "An update has missing, extra or renamed tensors.",

@@ -98,13 +98,15 @@ class StageOpened(Entry):
     stage: Name
     """Its name in the study."""
     recipe: Name
-    """What it does: ``teach``, ``localise``, ``pseudolabel`` or ``distil``."""
+    """What it does; docs/reference/recipes.md lists them."""
     rounds: Count
     """How many it will have."""
     initial_sha256: Digest | None = None
     """Of the weights it starts from; None for a stage that exchanges none."""
+    leaves: Name | None = None
+    """What its last model is to later stages and to a release, e.g. ``teacher`` or ``student``."""
     teachers: dict[Name, Digest] = Field(default_factory=dict)
-    """Stage -> digest of the teacher used."""
+    """Earlier stage -> digest of its last model, which this stage learns from or builds on."""
 
 
 class RoundOpened(Entry):

@@ -14,11 +14,15 @@ from stillroom.common.study import Study
 COUNTS = frozenset({"cases", "written", "incomplete", "kept", "located", "not_located"})
 """Last part of every metric that counts cases and is therefore suppressed when small."""
 
-RATES = frozenset({"dice", "detected", "found"})
+RATES = frozenset({"dice", "detected", "found", "auc", "accuracy"})
 """Last part of every metric that lies in [0, 1]."""
 
 SCORES = RATES | {"error_mm"}
 """Last part of every metric that is a mean or median over the scans its ``cases`` counts."""
+
+VOXELS = ("dice", "detected", "found", "error_mm", "cases")
+SCORED = {"mask": VOXELS, "points": VOXELS, "bag": ("auc", "accuracy", "cases")}
+"""Kind of label -> what is told of each of its classes."""
 
 MOST = 1e9
 """No loss, count, time or distance is larger; a larger one would drown the others in a sum."""
@@ -28,10 +32,12 @@ def allowed_metrics(study: Study) -> frozenset[str]:
     """Names of every metric a site may report in ``study``.
 
     * ``inventory.cases``, ``inventory.unlabelled.cases``, ``inventory.<label>.cases``
-    * ``train.loss``, ``train.cases``, ``train.seconds``, ``train.<label>.loss``
+    * ``train.loss``, ``train.cases``, ``train.seconds``, ``train.<label>.loss``, and
+      ``train.<term>.loss`` of the terms that a recipe of the study declares
     * ``pseudo.<label>.written|incomplete|kept`` (kept: a true label was there already)
     * ``locate.located|not_located``
-    * ``eval.cases``, ``eval.<label>.<class>.dice|detected|found|error_mm|cases``
+    * ``eval.cases``, ``eval.<label>.<class>.dice|detected|found|error_mm|cases``, and for labels of
+      whole scans ``eval.<label>.<class>.auc|accuracy|cases``
     """
     names = {
         "inventory.cases",
@@ -47,10 +53,9 @@ def allowed_metrics(study: Study) -> frozenset[str]:
         names |= {f"inventory.{label}.cases", f"train.{label}.loss"}
         names |= {f"pseudo.{label}.{verdict}" for verdict in ("written", "incomplete", "kept")}
         for item in definition.classes:
-            names |= {
-                f"eval.{label}.{item}.{what}"
-                for what in ("dice", "detected", "found", "error_mm", "cases")
-            }
+            names |= {f"eval.{label}.{item}.{what}" for what in SCORED[definition.kind]}
+    for stage in study.stage:
+        names |= {f"train.{term}.loss" for term in stage.declared.terms}
     return frozenset(names)
 
 

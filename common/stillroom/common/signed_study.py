@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError
 
 from stillroom.common.errors import TrustError
 from stillroom.common.signing import key_id, public_key_from_hex, sign, verify
-from stillroom.common.study import TRAINING_RECIPES, PreparedStudy, Section
+from stillroom.common.study import PreparedStudy, Section
 from stillroom.common.tensorfile import write_durably
 
 SIGNATURE_FILE = "study.sig"
@@ -80,7 +80,7 @@ class SignedStudy:
                 not by one of ``operators``; STR-207 the signature does not hold.
         """
         prepared = PreparedStudy.load(folder)
-        trained = {s.name for s in prepared.study.stage if s.recipe in TRAINING_RECIPES}
+        trained = {s.name for s in prepared.study.stage if s.exchanges}
         if prepared.stages.keys() != trained:
             raise TrustError(
                 "The prepared study lacks weights of a stage, or holds some of no stage.",

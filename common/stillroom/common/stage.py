@@ -1,18 +1,17 @@
 """One stage of a study file: what is learned, how weights travel, and what is made of them."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from stillroom.common.recipes.declaration import Declaration
+from stillroom.common.recipes.registry import declaration, declarations
 from stillroom.common.settings import Section
 
 Name = Annotated[str, Field(pattern=r"^[a-zA-Z][a-zA-Z0-9_-]{0,40}$")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
-Recipe = Literal["teach", "localise", "pseudolabel", "distil"]
-
-TRAINING_RECIPES = frozenset({"teach", "distil"})
-"""Recipes that exchange weights; the others return counts only."""
+Options = TypeVar("Options", bound=Section)
 
 
 class Optimiser(Section):
@@ -61,6 +60,9 @@ class Aggregation(Section):
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
     tau: Positive = 1e-3
     """Adaptivity: the constant beside the square root."""
+    average: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Keep an exponential moving average of the global model, each round's past times this plus the new
+    model times the rest, and leave that as the stage's last model; needs encoding ``fp32``."""
 
     @property
     def fewest_sites(self) -> int:
@@ -90,27 +92,73 @@ class Stage(Section):
     """One use of a recipe."""
 
     name: Name
-    recipe: Recipe
+    recipe: Name
+    """What is done; ``stillroom-server recipes`` lists them."""
     rounds: Count = 1
     label: Name | None = None
-    """``teach``: the label learned; only its owners take part."""
+    """The one label learned, of recipes that learn one (``teach``, ``adapt``, ``bags``); only its
+    owners take part."""
+    start: Name | None = None
+    """An earlier stage: the first round begins from its weights wherever a tensor has the same name
+    and shape, instead of from fresh ones."""
+    backbone: Name | None = None
+    """An earlier stage whose network is used frozen, as it is."""
     teachers: tuple[Name, ...] = ()
-    """``pseudolabel``, ``localise``: earlier ``teach`` stages."""
+    """Earlier stages whose networks it learns from."""
     spacing_mm: tuple[Positive, Positive, Positive] | None = None
     """Own working grid, e.g. 6 mm for a localiser; the study's when left out."""
+    options: dict[str, Any] = Field(default_factory=dict, validate_default=True)
+    """What only this recipe can be told; see recipes.md."""
     train: Optimiser = Optimiser()
     exchange: Exchange = Exchange()
     aggregation: Aggregation = Aggregation()
     privacy: Privacy | None = None
     label_weights: dict[Name, Positive] = Field(default_factory=dict)
-    """``distil``: weight of each label type's loss; 1 when left out."""
+    """Weight of each label type's loss; 1 when left out."""
     evaluate_every: Annotated[int, Field(ge=0)] = 0
     """Score the model at the held-out sites after every so many rounds; 0: at the end only."""
+
+    @property
+    def declared(self) -> Declaration:
+        """What its recipe declares."""
+        return declaration(self.recipe)
+
+    @property
+    def exchanges(self) -> bool:
+        """True when its updates carry tensors; the others return counts only."""
+        return self.declared.exchanges
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Earlier stages whose weights travel with every task, each once."""
+        first = [name for name in (self.start, self.backbone) if name is not None]
+        return tuple(dict.fromkeys((*first, *self.teachers)))
+
+    def chosen(self, options: type[Options]) -> Options:
+        """Its options as the recipe's own section."""
+        return options.model_validate(self.options)
+
+    @field_validator("recipe")
+    @classmethod
+    def _recipe_is_installed(cls, value: str) -> str:
+        if value not in declarations():
+            raise ValueError(f"no such recipe is installed; there are {', '.join(declarations())}")
+        return value
+
+    @field_validator("options")
+    @classmethod
+    def _options_are_the_recipes(
+        cls, value: dict[str, Any], info: ValidationInfo
+    ) -> dict[str, Any]:
+        """Spelt out in full, so that a consent covers what was left out as well."""
+        if (recipe := info.data.get("recipe")) is None:
+            return value
+        return declaration(recipe).options.model_validate(value).model_dump(mode="json")
 
     @model_validator(mode="after")
     def _options_have_an_effect(self) -> "Stage":
         """An option that would silently do nothing is a mistake, in privacy a dangerous one."""
-        if self.recipe not in TRAINING_RECIPES:
+        if not self.exchanges:
             # Compared with what it is when left out: a prepared study spells every key out.
             for name, left_out in (
                 ("exchange", Exchange()),
@@ -125,5 +173,19 @@ class Stage(Section):
             raise ValueError(
                 f"privacy: needs aggregation.method mean; among noised updates "
                 f"{self.aggregation.method} would choose the noise"
+            )
+        if self.aggregation.average is not None and self.exchange.encoding != "fp32":
+            raise ValueError(
+                "aggregation.average: the last model is then no change of the one before, which "
+                f"{self.exchange.encoding} sends; set exchange.encoding to fp32"
+            )
+        if self.start is not None and (
+            self.privacy is not None
+            or self.aggregation.clip_norm is not None
+            or self.aggregation.server != "fedavg"
+        ):
+            raise ValueError(
+                "start: the first round's change would be clipped or damped like a step of learning; "
+                "leave out privacy, aggregation.clip_norm and aggregation.server, or start"
             )
         return self

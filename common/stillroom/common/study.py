@@ -14,12 +14,20 @@ from pydantic import Field, ValidationError, model_validator
 from typing_extensions import override
 
 from stillroom.common.accounting import exact_delta
+from stillroom.common.architecture import Model
 from stillroom.common.canonical import digest, file_digest
-from stillroom.common.errors import ConfigError, TrustError
+from stillroom.common.errors import TrustError
+from stillroom.common.labels import (
+    BagLabel,
+    Label,
+    MaskLabel,
+    PointsLabel,
+    Volume,
+    VoxelLabel,
+)
 from stillroom.common.manifest import Manifest
 from stillroom.common.settings import Section, checked, read_toml
 from stillroom.common.stage import (
-    TRAINING_RECIPES,
     Aggregation,
     Count,
     Exchange,
@@ -27,13 +35,13 @@ from stillroom.common.stage import (
     Optimiser,
     Positive,
     Privacy,
-    Recipe,
     Stage,
 )
+from stillroom.common.study_graph import check_references
 
 __all__ = [
-    "TRAINING_RECIPES",
     "Aggregation",
+    "BagLabel",
     "Exchange",
     "Label",
     "MaskLabel",
@@ -45,13 +53,13 @@ __all__ = [
     "PreparedStudy",
     "Privacy",
     "Quorum",
-    "Recipe",
     "Section",
     "SiteName",
     "Stage",
     "Study",
     "StudySection",
     "Volume",
+    "VoxelLabel",
 ]
 
 SiteName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{1,30}$")]
@@ -97,85 +105,13 @@ class StudySection(Section):
     """Last day (UTC) on which a site works on it, e.g. 2027-06-30; no end when left out."""
 
 
-class Volume(Section):
-    """One fixed meaning of a voxel for everyone."""
-
-    spacing_mm: tuple[Positive, Positive, Positive]
-    """Working grid along (x, y, z)."""
-    patch: tuple[Count, Count, Count]
-    """Training patch and inference window along (x, y, z), in voxels."""
-    hu_window: tuple[float, float] = (-1024.0, 696.0)
-    """Clipped to this range, then scaled to [-1, 1]."""
-    roi: Literal["none", "heart"] = "none"
-    """``heart``: crop to a mask or box of the site, or to what a ``localise`` stage found;
-    a case with none of them keeps its whole field of view."""
-    margin_mm: Annotated[float, Field(ge=0)] = 20.0
-    """Added around the heart on every side when cropping."""
-    min_slices: Count = 16
-    """Series with fewer are quarantined."""
-    condition_on: Name | None = None
-    """A mask label whose raw integer map becomes the second input channel (the paper's option)."""
-
-    @model_validator(mode="after")
-    def _window_is_ordered(self) -> "Volume":
-        if self.hu_window[0] >= self.hu_window[1]:
-            raise ValueError("hu_window must be [low, high]")
-        return self
-
-
-class PointsLabel(Section):
-    """Anatomical points, learned as balls and decoded by largest component."""
-
-    kind: Literal["points"]
-    names: Annotated[tuple[Name, ...], Field(min_length=1)]
-    radius_mm: Positive = 4.0
-    tolerance_mm: Positive = 10.0
-    """A decoded point farther from the truth than this counts as missed."""
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names in order of their index, background (0) left out."""
-        return self.names
-
-
-class MaskLabel(Section):
-    """A segmentation with one or more classes."""
-
-    kind: Literal["mask"]
-    classes: Annotated[tuple[Name, ...], Field(min_length=1)]
-    min_dice: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """A class below this Dice counts as not detected in that case."""
-
-
-Label = Annotated[PointsLabel | MaskLabel, Field(discriminator="kind")]
-
-
-class Model(Section):
-    """Architecture and size of a teacher or of the student."""
-
-    arch: Literal["dynunet", "light-swin", "swin-unetr"]
-    channels: tuple[Count, ...] | None = None
-    """``dynunet``: features per level."""
-    feature_size: Count | None = None
-    """``light-swin`` and ``swin-unetr``: width of the first stage."""
-
-    @model_validator(mode="after")
-    def _size_fits_arch(self) -> "Model":
-        wanted, other = (
-            ("channels", "feature_size") if self.arch == "dynunet" else ("feature_size", "channels")
-        )
-        if getattr(self, wanted) is None or getattr(self, other) is not None:
-            raise ValueError(f"{self.arch} needs {wanted} and nothing else")
-        return self
-
-
 class Study(Section):
     """A whole study file."""
 
     study: StudySection
     volume: Volume
     label: Annotated[dict[Name, Label], Field(min_length=1)]
-    model: dict[Literal["teacher", "student"], Model]
+    model: dict[Literal["teacher", "student", "denoiser"], Model] = Field(default_factory=dict)
     stage: Annotated[tuple[Stage, ...], Field(min_length=1)]
 
     @classmethod
@@ -192,7 +128,7 @@ class Study(Section):
     def parse(cls, value: dict[str, Any]) -> "Study":
         """Check a study given as nested dicts; raises as ``load`` does."""
         study = checked(cls, value, what="The study file", page="study-file.md")
-        study.check_references()
+        check_references(study)
         return study
 
     def stage_named(self, name: str) -> Stage:
@@ -211,68 +147,29 @@ class Study(Section):
         """1, or 2 when conditioned on a label map."""
         return 1 if self.volume.condition_on is None else 2
 
-    def student_labels(self) -> dict[str, Label]:
+    def voxel_labels(self) -> dict[str, VoxelLabel]:
+        """Label types that are predicted voxel by voxel: masks and points."""
+        return {n: one for n, one in self.label.items() if not isinstance(one, BagLabel)}
+
+    def student_labels(self) -> dict[str, VoxelLabel]:
         """Label types the student has a head for: all but those only a localiser learns.
 
         A label is a localiser's alone when a ``localise`` stage uses its teacher and no
-        ``pseudolabel`` stage does.
+        ``pseudolabel`` stage does. What an ``adapt`` stage learns on top of a network is that
+        stage's alone, too, unless a teacher learns it as well.
         """
         pseudo = {t for s in self.stage if s.recipe == "pseudolabel" for t in s.teachers}
         coarse = {t for s in self.stage if s.recipe == "localise" for t in s.teachers} - pseudo
         hidden = {self.stage_named(t).label for t in coarse}
-        return {name: label for name, label in self.label.items() if name not in hidden}
+        taught = {s.label for s in self.stage if s.recipe == "teach"}
+        hidden |= {s.label for s in self.stage if s.backbone is not None} - taught
+        return {n: label for n, label in self.voxel_labels().items() if n not in hidden}
 
-    def check_references(self) -> None:
-        """Refuse a stage that is defined twice or consumes what no earlier one produces."""
-        earlier: dict[str, Stage] = {}
-        for stage in self.stage:
-            where = f"stage {stage.name}"
-            if stage.name in earlier:
-                raise _reference(f"{where} is defined twice", "Give every stage its own name.")
-            if stage.recipe == "teach":
-                if stage.label not in self.label:
-                    raise _reference(
-                        f"{where} teaches label {stage.label}, which is not defined",
-                        f"Use one of {', '.join(self.label)}.",
-                    )
-                if "teacher" not in self.model:
-                    raise _reference(f"{where} needs [model.teacher]", "Add it.")
-            if stage.recipe in {"pseudolabel", "localise"} and not stage.teachers:
-                raise _reference(f"{where} has no teachers", "List earlier teach stages.")
-            for teacher in stage.teachers:
-                if teacher not in earlier or earlier[teacher].recipe != "teach":
-                    raise _reference(
-                        f"{where} uses teacher {teacher}, which no earlier teach stage produces",
-                        "Name an earlier teach stage, or move this stage after it.",
-                    )
-            if stage.recipe == "distil" and "student" not in self.model:
-                raise _reference(f"{where} needs [model.student]", "Add it.")
-            for name in stage.label_weights:
-                if name not in self.label:
-                    raise _reference(
-                        f"{where} weighs label {name}, which is not defined", "Remove it."
-                    )
-            fewest, sites = stage.aggregation.fewest_sites, self.study.quorum.min_sites
-            if sites < fewest:
-                raise ConfigError(
-                    f"In the study file, {where} aggregates by {stage.aggregation.method}, which "
-                    f"needs {fewest} updates to protect from one, and the quorum is {sites}.",
-                    fix=f"Set study.quorum.min_sites to {fewest} or more.",
-                    code="STR-102",
-                )
-            earlier[stage.name] = stage
-        condition = self.volume.condition_on
-        if condition is not None and (
-            condition not in self.label or self.label[condition].kind != "mask"
-        ):
-            raise _reference(
-                f"volume.condition_on names {condition}, which is not a mask label",
-                "Name a mask label or leave it out.",
-            )
-
-
-def _reference(what: str, fix: str) -> ConfigError:
-    return ConfigError(f"In the study file, {what}.", fix=fix, code="STR-103")
+    def predicted_labels(self, stage: Stage) -> tuple[str, ...]:
+        """Label types that ``stage``'s model predicts and can be scored on; none for some models."""
+        if not stage.declared.scored:
+            return ()
+        return tuple(self.student_labels()) if stage.label is None else (stage.label,)
 
 
 class PreparedStage(Section):

@@ -15,7 +15,7 @@ from stillroom.common.layout import SAME_RELEASE, with_layout
 from stillroom.common.manifest import Manifest, Tally
 from stillroom.common.messages import INVENTORY, LABEL, ROUND, STAGE, Reply, Task, UpdateRef
 from stillroom.common.metrics import COUNTS, check_cohort, check_metrics
-from stillroom.common.study import TRAINING_RECIPES, PreparedStudy, Stage
+from stillroom.common.study import PreparedStudy, Stage
 from stillroom.common.tensorfile import MAX_HEADER, header
 
 PREFIXES = {
@@ -224,18 +224,29 @@ def check_header(kind: str, study: str, stage: str, number: int, prepared: Prepa
     found = _stage(stage, prepared)
     if not 1 <= number <= found.rounds:
         raise outside(f"a round outside the {found.rounds} of its stage")
-    if (kind == LABEL) == (found.recipe in TRAINING_RECIPES):
+    if (kind == LABEL) == found.exchanges:
         raise outside("another kind of work than the stage's recipe")
+    if kind == STAGE and not found.declared.scored:
+        raise outside("scores of a model that predicts no label")
 
 
 def expected_weights(kind: str, stage: str, prepared: PreparedStudy) -> dict[str, Manifest]:
-    """Stage name -> manifest of the weights that go with a task: the stage's and its teachers'."""
+    """Stage name -> manifest of the weights that go with a task, in the order of ``needed_models``."""
     if kind == INVENTORY:
         return {}
-    names = list(_stage(stage, prepared).teachers) if kind != STAGE else []
-    if kind in (ROUND, STAGE):
-        names.append(stage)
+    names = needed_models(kind, _stage(stage, prepared))
     return {name: prepared.stages[name].manifest for name in names}
+
+
+def needed_models(kind: str, stage: Stage) -> tuple[str, ...]:
+    """Stages whose weights go with a task: its own where it has some, and those that it builds on.
+
+    A model is scored with its backbone, and without what it started from or learned from.
+    """
+    own = (stage.name,) if stage.exchanges else ()
+    if kind == STAGE:
+        return own if stage.backbone is None else (*own, stage.backbone)
+    return (*own, *stage.inputs)
 
 
 def _is_sha256(text: str) -> bool:

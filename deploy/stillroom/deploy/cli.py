@@ -81,27 +81,22 @@ def _publish(layout: Any, study: Any, outcome: Any) -> None:
     from stillroom.server.release_proof import prove_release
     from stillroom.server.workstation import release
 
-    summary = write_summary(layout, outcome)
-    release(layout.study, layout.run, layout.out / "release", run=summary)
-    book = logbook(layout)
-    prove_release(
-        book,
-        layout.out / "release",
-        summary["study_digest"],
-        settle=lambda: look_again(layout, [hospital.name for hospital in outcome.hospitals], book),
-    )
-    summary = write_summary(layout, outcome)
-    overlays = draw_overlays(layout, outcome, study, summary["student"]["stage"])
-    write_report(
-        layout.out / "report.html",
-        summary=summary,
-        overlays=overlays,
-        release=layout.out / "release",
-    )
+    summary, book = write_summary(layout, outcome), logbook(layout)
+    folder = layout.out / "release" if summary["student"]["sha256"] is not None else None
+    names = [hospital.name for hospital in outcome.hospitals]
+    if folder is not None:
+        release(layout.study, layout.run, folder, run=summary)
+        prove_release(
+            book, folder, summary["study_digest"], settle=lambda: look_again(layout, names, book)
+        )
+        summary = write_summary(layout, outcome)
+    student = summary["student"]["stage"]
+    overlays = draw_overlays(layout, outcome, study, student) if student is not None else []
+    write_report(layout.out / "report.html", summary=summary, overlays=overlays, release=folder)
     console.print(results_table(summary))
     for note in summary["notes"]:
         console.print(f"[yellow]note:[/] {note}")
-    for what in ("summary.json", "report.html", "release"):
+    for what in ("summary.json", "report.html", *(["release"] if folder is not None else [])):
         console.print(f"  {what:<13} {layout.out / what}")
     found = summary["log"]
     who = ", ".join(found["cosigners"]) or "nobody"
@@ -112,13 +107,17 @@ def results_table(summary: dict[str, Any]) -> Table:
     """The student's scores at the sites that trained nothing."""
     table = Table("label", "cases", "detected", "Dice or error", title="held-out sites, pooled")
     for name, row in summary["metrics"].get("pooled", {}).items():
-        if "mean_dice" in row:
+        if "mean_auc" in row:
+            score = "one class only" if row["mean_auc"] is None else f"AUC {row['mean_auc']:.3f}"
+        elif "mean_dice" in row:
             score = f"Dice {row['mean_dice']:.3f}"
         elif row["median_error_mm"] is None:
             score = "found in too few" if row["detection_rate"] else "nothing found"
         else:
             score = f"median {row['median_error_mm']:.1f} mm"
-        table.add_row(name, f"{row['cases']:g}", f"{row['detection_rate']:.0%}", score)
+        rate = row.get("detection_rate")
+        found = "" if rate is None else f"{rate:.0%}"
+        table.add_row(name, f"{row['cases']:g}", found, score)
     return table
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from stillroom.common.errors import ConfigError, ResourceError, StillroomError
+from stillroom.common.errors import ResourceError, StillroomError
 from stillroom.common.signed_study import read_signature
-from stillroom.common.study import PreparedStudy, Study
+from stillroom.common.study import PreparedStudy
 from stillroom.server.arrivals import look_sooner, patient, refuse_arrays
 from stillroom.server.bells import Ear
 from stillroom.server.chronicle import Chronicle
@@ -85,7 +85,6 @@ def _run(grid: Grid, settings: dict[str, str], wish: "Wish", ear: Ear | None) ->
     )
     try:
         prepared = PreparedStudy.load(study_dir)
-        require_student(prepared.study)
         folder = RunFolder(run_dir, study_dir / "weights")
         missing = set[str]()
         if not (run_dir / STATE).exists():
@@ -158,17 +157,3 @@ class Wish:
     def __exit__(self, *_: object) -> None:
         if self._runs is not None:
             self._runs.close()
-
-
-def require_student(study: Study) -> None:
-    """Refuse a study that ends without a student.
-
-    Raises:
-        ConfigError: STR-103.
-    """
-    if not any(stage.recipe == "distil" for stage in study.stage):
-        raise ConfigError(
-            "The study has no distil stage, so there would be nothing to release.",
-            fix="Add one.",
-            code="STR-103",
-        )

@@ -74,11 +74,16 @@ def execute(config: Config, follow_parent: FollowParent = None) -> None:
 
 
 @study.command()
-def check(file: Annotated[Path, typer.Argument(help="A study file (TOML).")]) -> None:
-    """Check a study file and show its stages and what each exchanges; changes nothing."""
+def check(
+    file: Annotated[Path, typer.Argument(help="A study file (TOML).")],
+    drawing: Annotated[
+        Path | None, typer.Option(help="Also write the stages and their lines as SVG.")
+    ] = None,
+) -> None:
+    """Check a study file, draw its stages and show what each exchanges; changes nothing."""
     import tempfile
 
-    from stillroom.common.study import Study
+    from stillroom.server.study_drawing import as_svg, as_text
     from stillroom.server.workstation import COLUMNS, exchange_of, prepare
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -89,11 +94,53 @@ def check(file: Annotated[Path, typer.Argument(help="A study file (TOML).")]) ->
             stage.name,
             stage.recipe,
             str(stage.rounds),
-            f"owners of {stage.label}" if stage.recipe == "teach" else "every training site",
+            f"owners of {stage.label}" if stage.label is not None else "every training site",
             *exchange_of(prepared, stage),
         )
     console.print(table)
-    console.print(f"{file}: ok, study {Study.load(file).study.name}")
+    console.print(as_text(prepared.study), markup=False)
+    if drawing is not None:
+        sizes = {s.name: exchange_of(prepared, s)[1] for s in prepared.study.stage if s.exchanges}
+        drawing.write_text(as_svg(prepared.study, sizes), "utf-8")
+        console.print(f"drawn in {drawing}")
+    console.print(f"{file}: ok, study {prepared.study.study.name}")
+
+
+@app.command()
+def recipes() -> None:
+    """List the recipes that are installed, with their options."""
+    from stillroom.common.recipes.registry import declarations
+
+    table = Table("recipe", "what it does", "takes", "leaves", "options", "source")
+    for one in declarations().values():
+        fields = one.options.model_fields
+        table.add_row(
+            one.name,
+            one.summary,
+            ", ".join(one.takes()) or "",
+            one.produces or "counts only",
+            "\n".join(
+                f"{name} = {json.dumps(field.get_default(call_default_factory=True), default=str)}"
+                for name, field in fields.items()
+            ),
+            one.source,
+        )
+    console.print(table)
+
+
+@study.command("sweep")
+def sweep_command(
+    file: Annotated[Path, typer.Argument(help="A study file (TOML).")],
+    stage: Annotated[str, typer.Option(help="Whose option changes.", show_default=False)],
+    option: Annotated[str, typer.Option(help="A key of its options, e.g. timestep.")],
+    values: Annotated[str, typer.Option(help="Its values, with commas: 0,25,50.")],
+    out: Annotated[Path, typer.Option(help="Folder for the new study files.")] = Path(),
+) -> None:
+    """Write one study file per value of one option; each is prepared and run by itself."""
+    from stillroom.server.study_sweep import sweep, values_of
+
+    for path in sweep(file, stage=stage, option=option, values=values_of(values), out=out):
+        console.print(path, markup=False)
 
 
 @study.command("prepare")
@@ -157,6 +204,12 @@ def build(
         Path | None,
         typer.Option("--config", "-c", help="server.toml: enters the release into the log."),
     ] = None,
+    denoiser: Annotated[
+        list[str] | None, typer.Option(help="A stage whose generative model is released too.")
+    ] = None,
+    report: Annotated[
+        list[Path] | None, typer.Option(help="A site's memorisation report of it.")
+    ] = None,
 ) -> None:
     """Build weights, MONAI Bundle, model card and log proof of a finished run (needs torch)."""
     from stillroom.server.logbook import open_logbook
@@ -168,7 +221,7 @@ def build(
     result = json.loads((folder / "result.json").read_text("utf-8"))
     if result["status"] != "completed":
         raise ConfigError("The run did not complete.", fix="See its result.json.")
-    build_release(prepared, folder, out, run=result)
+    build_release(prepared, folder, out, run=result, denoisers=denoiser or (), reports=report or ())
     if book is None:
         console.print("no --config, or no log: the release carries no proof that it is in one")
     else:

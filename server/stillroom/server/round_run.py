@@ -10,6 +10,7 @@ from typing import Any
 from stillroom.common.log_entries import Entry
 from stillroom.common.messages import LABEL, ROUND, ModelRef
 from stillroom.common.study import Stage
+from stillroom.common.update import needed_models
 from stillroom.server.asking import Call
 from stillroom.server.census import inventory_calls, welcome
 from stillroom.server.desk import Desk
@@ -107,8 +108,7 @@ def _invite(desk: Desk, stages: Iterable[Stage], newcomers: Iterable[str]) -> li
     for stage in stages:
         admission = admit(desk.study, stage, desk.state.inventories, standings)
         kind = ROUND if exchanges_weights(stage) else LABEL
-        names = [stage.name] if exchanges_weights(stage) else []
-        task = desk.task(kind, stage, desk.state.number, [*names, *stage.teachers])
+        task = desk.task(kind, stage, desk.state.number, needed_models(kind, stage))
         calls += [Call(kind, site, task) for site in admission.invited]
         opened.append((stage, admission))
     desk.chronicle.note(

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from stillroom.common.messages import STAGE
 from stillroom.common.study import Stage
+from stillroom.common.update import needed_models
 from stillroom.server.asking import Call
 from stillroom.server.desk import Desk
 from stillroom.server.rounds.admission import admit_evaluation
@@ -78,6 +79,6 @@ def _calls(
             held_out_only=held_out_only,
             consents=standings,
         )
-        task = desk.task(STAGE, stage, number or stage.rounds, [stage.name])
+        task = desk.task(STAGE, stage, number or stage.rounds, needed_models(STAGE, stage))
         calls += [Call(STAGE, site, task) for site in sites]
     return calls

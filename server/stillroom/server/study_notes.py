@@ -38,7 +38,8 @@ def stage_opened(study: str, stage: Stage, models: Mapping[str, ModelRef]) -> St
         recipe=stage.recipe,
         rounds=stage.rounds,
         initial_sha256=None if own is None else own.sha256,
-        teachers={name: models[name].sha256 for name in stage.teachers},
+        leaves=stage.declared.produces,
+        teachers={name: models[name].sha256 for name in stage.inputs},
     )
 
 

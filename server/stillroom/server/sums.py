@@ -36,6 +36,7 @@ class Sums:
         calls: Sequence[Call],
     ) -> None:
         self._state, self._folder, self._depot = state, folder, depot
+        self._study = prepared.study
         self._sums: dict[str, RoundSum] = {}
         self._turns: dict[str, Turns[Outcome]] = {}
         for name in {call.task.stage for call in calls}:
@@ -67,7 +68,9 @@ class Sums:
             return None
         # Whoever came after one that never did is added now, still in the order of names.
         self._add(name, self._turns[name].rest())
-        memory = Memory(self._folder.memory, name, self._state.number)
+        number = self._state.number
+        last = number == self._study.stage_named(name).rounds
+        memory = Memory(self._folder.memory, name, number, last=last)
         return self._sums[name].finish(self._folder.weights, memory)
 
     def _add(self, name: str, ready: Iterable[tuple[str, Outcome]]) -> None:

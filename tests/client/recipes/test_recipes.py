@@ -19,6 +19,7 @@ from stillroom.common.errors import DataError, ResourceError
 from stillroom.common.metrics import check_metrics
 from stillroom.common.nn.prepare import module_of
 from stillroom.common.nn.weights import export, initial, manifest_of
+from stillroom.common.recipes.registry import declarations
 from stillroom.common.study import Privacy, Study
 
 Fill = Callable[..., CaseStore]
@@ -32,7 +33,7 @@ def provenance(*, complete: bool = True, expires_in: float = 60.0) -> Provenance
 
 def test_every_recipe_of_a_study_file_exists() -> None:
     """A study that passes its check can be run."""
-    assert set(RECIPES) == {"teach", "localise", "pseudolabel", "distil"}
+    assert set(RECIPES) == set(declarations())
 
 
 def test_a_teacher_learns_the_toy(study: Study, fill: Fill, order: Order, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A release proves itself, says plainly what it is, and loads in MONAI."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,12 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 from monai.bundle import load as load_bundle
+from safetensors.numpy import save as serialise
 
 from stillroom.common.canonical import file_digest
 from stillroom.common.errors import ConfigError, TrustError
+from stillroom.common.memorisation import MemorisationReport
+from stillroom.common.nn.denoiser import build_denoiser
 from stillroom.common.nn.release import build_release, localiser_stage
 from stillroom.common.nn.student import build_student
 from stillroom.common.nn.teacher import build_teacher
@@ -157,6 +161,61 @@ def test_a_release_is_refused_when_its_parts_do_not_belong_together(
         build_release(prepared, {"x": np.zeros(1, np.float32)}, tmp_path / "r", run=run)
     assert misfit.value.code == "STR-204"
     assert not (tmp_path / "r").exists()
+
+
+def test_a_generative_model_needs_every_sites_report(
+    weights: dict[str, Any], run: dict[str, Any], tmp_path: Path
+) -> None:
+    """Unreported, failed or smuggled in as another model it stays; else it is what was tried."""
+    raw = tiny_study().model_dump(mode="json")
+    raw["model"]["denoiser"] = {"arch": "diffusion-unet", "channels": [8, 8]}
+    raw["stage"].append({"name": "dream", "recipe": "pretrain_diffusion"})
+    study = Study.parse(raw)
+    manifests = {
+        "student": manifest_of(build_student(study)),
+        "dream": manifest_of(build_denoiser(study)),
+    }
+    prepared = PreparedStudy(
+        study=study,
+        stages={
+            n: PreparedStage(initial_sha256="a" * 64, manifest=m) for n, m in manifests.items()
+        },
+    )
+    run = run | {"study_digest": prepared.digest}
+    dream = export(build_denoiser(study))
+    sha256 = hashlib.sha256(serialise({n: dream[n] for n in sorted(dream)})).hexdigest()
+    good = MemorisationReport(
+        study=prepared.digest,
+        stage="dream",
+        model_sha256=sha256,
+        encoder_sha256="c" * 64,
+        site="ashford",
+        samples=64,
+        steps=50,
+        training_slices=100,
+        held_out_slices=30,
+        copies_by_voxels=0.0,
+        copies_by_features=0.0,
+        fid_like=1.0,
+    )
+    bad = good.model_copy(update={"copies_by_features": 0.5})
+    out = tmp_path / "r"
+    for more in (
+        {"denoisers": {"dream": dream}},
+        {"denoisers": {"dream": dream}, "reports": [bad]},
+        {"localiser_weights": dream, "reports": [good]},
+    ):
+        with pytest.raises(TrustError) as caught:
+            build_release(prepared, weights, out, run=run, **more)
+        assert caught.value.code == "STR-224"
+        assert not out.exists()
+    with pytest.raises(TrustError):
+        build_release(prepared, dream, out, run=run, reports=[good])
+
+    build_release(prepared, weights, out, run=run, denoisers={"dream": dream}, reports=[good])
+
+    assert file_digest(out / "dream.safetensors") == sha256
+    assert "dream.safetensors" in json.loads((out / "release.json").read_text("utf-8"))["files"]
 
 
 def test_the_localiser_travels_when_given(

@@ -17,7 +17,7 @@ from typing import Any, Literal, cast
 
 from stillroom.common.errors import CODES, DataError
 
-EntryKind = Literal["dicom", "dicom-multiframe", "nifti", "nrrd"]
+EntryKind = Literal["dicom", "dicom-multiframe", "nifti", "nrrd", "pictures"]
 LabelFormat = Literal["mask", "seg", "rtstruct", "markups", "csv"]
 
 SALT_BYTES = 32
@@ -51,8 +51,9 @@ class Entry:
     Attributes:
         id: Keyed hash of the series UID, or of the relative path where there is none.
         kind: How the voxels are stored.
-        files: Absolute paths, ordered along the slice normal; one file unless ``kind`` is dicom.
-        series_uid: SeriesInstanceUID; None for NIfTI and NRRD.
+        files: Absolute paths, ordered along the slice normal, pictures by name; one file unless
+            ``kind`` is dicom or pictures.
+        series_uid: SeriesInstanceUID; None for all but DICOM.
         frame_of_reference_uid: FrameOfReferenceUID; None where absent.
         size: Voxels along (x, y, z); zeros where the header could not be read.
         spacing_mm: Along (x, y, z).

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from stillroom.client.intake import grid_files, matching
+from stillroom.client.intake import grid_files, matching, pictures
 from stillroom.client.intake.catalogue import (
     Catalogue,
     Entry,
@@ -39,6 +39,7 @@ class _Found:
     """What the walk has collected so far."""
 
     series: dict[str, list[SliceHeader]] = field(default_factory=dict)
+    pictures: dict[Path, list[Path]] = field(default_factory=dict)
     entries: list[Entry] = field(default_factory=list)
     candidates: list[LabelCandidate] = field(default_factory=list)
     skipped: int = 0
@@ -93,6 +94,12 @@ def scan(
     entries = found.entries + [
         _series_entry(slices, root, salt, limits) for slices in found.series.values()
     ]
+    if rules is not None and rules.pictures is not None:
+        side = rules.pictures.pixel_mm or 1.0
+        entries += [
+            _pictures_entry(folder, files, root, salt, limits=limits, pixel_mm=side)
+            for folder, files in found.pictures.items()
+        ]
     entries.sort(key=lambda entry: min(entry.files))
     entries = _distinct(entries, root, salt)
     candidates = tuple(found.candidates)
@@ -125,7 +132,9 @@ def _look(
     rules: Rules | None,
     found: _Found,
 ) -> None:
-    if is_points(path):
+    if pictures.is_picture(path) and rules is not None and _is_pictured(path, root, rules):
+        found.pictures.setdefault(path.parent, []).append(path)
+    elif is_points(path):
         format_: LabelFormat = "csv" if path.suffix.lower() == ".csv" else "markups"
         found.candidates.append(LabelCandidate(path, format_))
     elif is_grid(path) and not grid_files.is_utf8(path):
@@ -146,6 +155,10 @@ def _look(
         found.candidates.append(LabelCandidate(path, LABEL_MODALITIES[slices[0].modality]))
     else:
         found.series.setdefault(_series_key(slices[0]), []).extend(slices)
+
+
+def _is_pictured(path: Path, root: Path, rules: Rules) -> bool:
+    return rules.pictures is not None and is_match(path, root, rules.pictures.files)
 
 
 def _is_ruled(path: Path, root: Path, rules: Rules) -> bool:
@@ -209,6 +222,31 @@ def _grid_entry(path: Path, grid: grid_files.GridFile, root: Path, salt: bytes) 
         origin_mm=grid.origin_mm,
         direction=grid.direction,
         findings=grid.findings,
+    )
+
+
+def _pictures_entry(
+    folder: Path,
+    files: Sequence[Path],
+    root: Path,
+    salt: bytes,
+    *,
+    limits: Limits,
+    pixel_mm: float,
+) -> Entry:
+    """A folder of pictures; its slices are an order, not a distance."""
+    size, findings = pictures.look(files, limits)
+    return Entry(
+        id=entry_id(salt, _relative(folder, root)),
+        kind="pictures",
+        files=tuple(files),
+        series_uid=None,
+        frame_of_reference_uid=None,
+        size=size,
+        spacing_mm=(pixel_mm, pixel_mm, 1.0),
+        origin_mm=(0.0, 0.0, 0.0),
+        direction=IDENTITY,
+        findings=findings,
     )
 
 

@@ -6,7 +6,8 @@
 | DICOM SEG | any | segment number or segment label |
 | RTSTRUCT | any | ROI number or ROI name |
 | 3D Slicer markups | ``.json`` | control point's label |
-| CSV | ``.csv`` | column ``name`` |
+| CSV of points | ``.csv`` | column ``name`` |
+| CSV of classes of whole scans | ``.csv`` | column ``class`` (``labels_bags``) |
 
 Names are compared without regard to case. No message here ever quotes a file, a name found in
 a file or a coordinate: they may say who the patient is.

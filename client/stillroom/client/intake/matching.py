@@ -6,6 +6,7 @@
    examination, or phantoms): the one with the same name, then the one in the nearest folder.
 3. Points: the series that a CSV names. Otherwise by file name, then the only scan in the nearest
    folder that holds all the points.
+4. Classes of whole scans: the series that the CSV names, and no other way.
 
 A label that names a series which is not here stays unmatched even when another scan shares its
 frame of reference: between two phases of one examination the heart moves by centimetres.
@@ -63,8 +64,8 @@ SEVERAL = Finding(
 )
 TWICE = Finding(
     "STR-433",
-    "Two files hold the same label of one scan.",
-    "Keep one of them, or make `files` of this label narrower.",
+    "The same label of one scan is there twice.",
+    "Keep one file or row, or make `files` of this label narrower.",
 )
 
 

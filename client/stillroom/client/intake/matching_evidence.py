@@ -8,9 +8,10 @@ import numpy as np
 import pydicom
 import SimpleITK as sitk
 
-from stillroom.client.intake import labels_points, labels_rtstruct, labels_seg
+from stillroom.client.intake import labels_bags, labels_points, labels_rtstruct, labels_seg
 from stillroom.client.intake.catalogue import Entry, LabelCandidate
 from stillroom.client.intake.geometry import Grid, Points
+from stillroom.client.intake.labels_bags import Judgement
 from stillroom.client.intake.labels_points import NamedPoint
 from stillroom.common.errors import DataError
 
@@ -28,7 +29,7 @@ class Evidence:
         grid: Of a label map.
         points: ``(N, 3)`` LPS mm of what names no series: a frame's or a contour's first voxel,
             or the points themselves. None when every point names its series.
-        by_series: Series as a CSV names it -> its points ``(N, 3)``.
+        by_series: Series as a CSV names it -> its points ``(N, 3)``; none in a table of classes.
     """
 
     series_uids: frozenset[str] = frozenset()
@@ -54,6 +55,8 @@ def of(candidate: LabelCandidate) -> Evidence:
         case "markups":
             return _of_points(labels_points.read_markups(candidate.path))
         case "csv":
+            if labels_bags.is_table(candidate.path):
+                return _of_classes(labels_bags.read_table(candidate.path))
             return _of_points(labels_points.read_csv(candidate.path))
 
 
@@ -63,9 +66,9 @@ def grid_of(entry: Entry) -> Grid:
 
 
 def names_of(entry: Entry) -> frozenset[str]:
-    """What a label may call a scan: its series UID, its file's stem or its DICOM folder."""
+    """What a label may call a scan: its series UID, its file's stem or its folder of slices."""
     first = entry.files[0]
-    own = first.parent.name if entry.kind == "dicom" else stem_of(first)
+    own = first.parent.name if entry.kind in {"dicom", "pictures"} else stem_of(first)
     return frozenset(name for name in (entry.series_uid, own) if name)
 
 
@@ -146,6 +149,11 @@ def _of_points(points: list[NamedPoint]) -> Evidence:
         for name, many in by_series.items()
     }
     return Evidence(points=placed.pop("", None), by_series=placed)
+
+
+def _of_classes(rows: list[Judgement]) -> Evidence:
+    judged = [row.series for row in rows if row.value]
+    return Evidence(by_series={name: np.empty((0, 3)) for name in judged})
 
 
 def _grid(file: Path) -> Grid:

@@ -12,6 +12,9 @@
 
     [roi]
     mask = "heart/**/*.nii.gz"
+
+    [pictures]
+    files = "slides/*/*.png"
 """
 
 from collections.abc import Sequence
@@ -56,12 +59,21 @@ class RoiRule(Section):
         return self
 
 
+class PicturesRule(Section):
+    """Folders of pictures that are cases: every folder with a match is one."""
+
+    files: Pattern
+    pixel_mm: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Side of a pixel; when left out, the study's grid is taken for the pictures' own."""
+
+
 class Rules(Section):
     """All of them."""
 
     labels: dict[Name, LabelRule] = Field(default_factory=dict)
     """By the study's name of the label type."""
     roi: RoiRule | None = None
+    pictures: PicturesRule | None = None
 
     def check_against(self, study: Study) -> None:
         """Refuse a rule about a label or class that the study does not have.

@@ -44,6 +44,7 @@ class CaseInfo:
             annotator marked the point as not visible.
         roi_mm: ``(low, high)`` corners of a box around the heart (LPS mm) given by the site or
             found by a ``localise`` stage; None when unknown.
+        bags: Labels of the whole scan that are true here: label -> class.
     """
 
     id: str
@@ -53,11 +54,12 @@ class CaseInfo:
     masks: tuple[str, ...] = ()
     points: Mapping[str, Mapping[str, Point | None]] = field(default_factory=dict)
     roi_mm: tuple[Point, Point] | None = None
+    bags: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def labels(self) -> frozenset[str]:
         """Label types truly annotated in this case."""
-        return frozenset(self.masks) | frozenset(self.points)
+        return frozenset(self.masks) | frozenset(self.points) | frozenset(self.bags)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,8 @@ class CaseStore:
             roi_mm=None
             if raw["roi_mm"] is None
             else (_point(raw["roi_mm"][0]), _point(raw["roi_mm"][1])),
+            # Copies of an earlier release know no such labels.
+            bags=dict(raw.get("bags", {})),
         )
 
     def image(self, case_id: str) -> NDArray[np.int16]:

@@ -14,6 +14,7 @@ import pydicom
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
+from stillroom.client.intake import pictures
 from stillroom.client.intake.catalogue import Entry, Finding
 from stillroom.client.intake.grid_files import BAD_NAME, is_utf8, read_grid
 from stillroom.client.intake.headers import SliceHeader, read_slices
@@ -29,6 +30,8 @@ GRID_MM = 1e-3
 def load_volume(entry: Entry, *, max_voxels: int = 2**31) -> sitk.Image:
     """Hounsfield units on the entry's grid, int16 where every stored value fits, else float32.
 
+    Of pictures, grey from 0 to 255 in their place.
+
     Headers are read once more: a file may have been replaced or cut since the scan.
 
     Args:
@@ -41,6 +44,10 @@ def load_volume(entry: Entry, *, max_voxels: int = 2**31) -> sitk.Image:
     """
     if entry.findings:
         raise _refusal(entry.findings[0])
+    if entry.kind == "pictures":
+        image = pictures.read(entry.files, entry.size)
+        image.SetSpacing(entry.spacing_mm)
+        return image
     if not all(is_utf8(path) for path in entry.files):
         raise _refusal(BAD_NAME)
     if entry.kind in {"nifti", "nrrd"}:

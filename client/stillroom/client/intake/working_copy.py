@@ -15,7 +15,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from stillroom.client.intake import labels, labels_grid
+from stillroom.client.intake import labels, labels_bags, labels_grid
 from stillroom.client.intake.catalogue import Catalogue, Entry, Finding, LabelFile
 from stillroom.client.intake.geometry import Grid
 from stillroom.client.intake.matching import ROI
@@ -35,7 +35,7 @@ from stillroom.client.intake.working_copy_report import (
 )
 from stillroom.common.canonical import digest
 from stillroom.common.errors import DataError
-from stillroom.common.study import MaskLabel, PointsLabel, Study
+from stillroom.common.study import BagLabel, MaskLabel, PointsLabel, Study
 
 __all__ = ["PrepareReport", "prepare"]
 
@@ -56,6 +56,11 @@ class Plan:
     boxes: Mapping[str, Box]
     regions: Mapping[str, Box]
     origin: str
+
+    @property
+    def pixel_mm(self) -> float | None:
+        """Of pictures; None when the study's grid is theirs."""
+        return None if self.rules.pictures is None else self.rules.pictures.pixel_mm
 
     def box_given(self, entry: Entry) -> Box | None:
         """The site's box for a scan, else what a localiser found."""
@@ -146,6 +151,7 @@ class Truth:
     Attributes:
         masks: Label -> ``(D, H, W)`` class indices.
         points: Label -> name -> LPS mm.
+        bags: Label -> class of the whole scan.
         roi: Box around the heart; None when unknown.
         findings: Labels that could not be used.
     """
@@ -153,6 +159,7 @@ class Truth:
     roi: Box | None
     masks: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
     points: dict[str, dict[str, Point | None]] = field(default_factory=dict)
+    bags: dict[str, str] = field(default_factory=dict)
     findings: list[LabelFinding] = field(default_factory=list)
 
 
@@ -161,6 +168,10 @@ def _write(
 ) -> list[LabelFinding]:
     """One working copy; returns the labels it had to do without."""
     volume = load_volume(entry)
+    if entry.kind == "pictures":
+        # Never resampled across slices: neighbours need not be neighbours in the body.
+        across = plan.spacing_mm[:2] if plan.pixel_mm is None else (plan.pixel_mm,) * 2
+        volume.SetSpacing((*across, plan.spacing_mm[2]))
     # 1. Labels, on the scan's own grid.
     truth = Truth(plan.box_given(entry))
     for file in files:
@@ -195,6 +206,7 @@ def _write(
         masks=tuple(sorted(moved)),
         points=truth.points,
         roi_mm=truth.roi,
+        bags=truth.bags,
     )
     # An old mask must not outlive its label.
     shutil.rmtree(store.root / entry.id, ignore_errors=True)
@@ -235,6 +247,13 @@ def _read_label(
                 series=names_of(entry),
                 label_name=file.label,
             )
+        case BagLabel() as label:
+            named = {name: str(value) for name, value in rule.classes.items()}
+            found = labels_bags.read_class(
+                file.path, label, named, series=names_of(entry), label_name=file.label
+            )
+            if found is not None:
+                truth.bags[file.label] = found
 
 
 def _heart(file: LabelFile, rules: Rules, volume: sitk.Image) -> Box:

@@ -19,8 +19,16 @@ def validation_ids(infos: list[CaseInfo], study: Study) -> frozenset[str]:
     identifier, the first ``validation_fraction`` of them.
     """
     labelled = [info.id for info in infos if info.labels & study.label.keys()]
-    ranked = sorted(labelled, key=lambda case_id: _rank(study.study.seed, case_id))
-    return frozenset(ranked[: round(len(ranked) * study.study.validation_fraction)])
+    most = round(len(labelled) * study.study.validation_fraction)
+    return frozenset(first_of(labelled, seed=study.study.seed, most=most))
+
+
+def first_of(names: list[str], *, seed: int, most: int | None) -> list[str]:
+    """At most ``most`` of ``names``, ranked by a hash of a seed and the name; None for all.
+
+    The same ones in every stage and round, and fewer are always among more.
+    """
+    return sorted(names, key=lambda name: _rank(seed, name))[:most]
 
 
 def _rank(seed: int, case_id: str) -> bytes:

@@ -3,7 +3,8 @@
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from pathlib import Path
+from typing import Any, Literal
 
 from numpy.typing import NDArray
 
@@ -35,7 +36,8 @@ class RecipeContext:
         store: The site's working copies.
         weights: The stage's global weights, for the recipe to read and to write into; None for
             stages that exchange none.
-        teachers: Stage name -> final weights of that ``teach`` stage and their SHA-256.
+        teachers: Earlier stage -> its final weights and their SHA-256: what the stage starts from,
+            builds on or learns from.
         device: The site's setting.
         seed: Equal seeds, data and weights give equal results on a CPU.
         role: A held-out site trains nothing and is only evaluated.
@@ -87,7 +89,7 @@ class RoundResult:
     metrics: dict[str, float]
 
 
-class Recipe(Protocol):
+class Recipe:
     """One way of learning."""
 
     def run(self, context: RecipeContext) -> RoundResult:
@@ -96,4 +98,13 @@ class Recipe(Protocol):
         Raises:
             DataError: STR-401, the site has no case for this stage; the round goes on without it.
         """
-        ...
+        raise NotImplementedError
+
+    def evaluate(self, context: RecipeContext, keep: Path | None = None) -> RoundResult:
+        """Scores of the stage's model at this site, without weights.
+
+        Args:
+            context: With the model.
+            keep: A folder for predictions, which never leave; None to keep none.
+        """
+        raise NotImplementedError

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+from torch import nn
 
 from stillroom.client.intake.store import CaseInfo
 from stillroom.client.recipes.cohort import all_cases, no_case, validation_ids
@@ -26,14 +27,16 @@ def evaluate(
     context: RecipeContext,
     cases: Sequence[str] | None = None,
     *,
+    module: nn.Module | None = None,
     keep_predictions: Path | None = None,
 ) -> RoundResult:
     """Score ``context.weights`` against true labels; no weights in the result.
 
     Args:
-        context: Stage ``teach`` scores a teacher on its label, ``distil`` the student on all.
+        context: Its stage's model is scored on the labels that it predicts.
         cases: Identifiers; when left out, the validation cases of a training site and every
             labelled case of a held-out one.
+        module: What predicts; the stage's own network when left out.
         keep_predictions: A folder on the site for ``<id>.<label>.npy`` (classes, uint8, on the
             stored grid) and ``<id>.json`` (label -> class -> result). They never leave.
 
@@ -42,14 +45,15 @@ def evaluate(
         ResourceError: STR-502, stopped.
     """
     study, stage = context.study, context.stage
-    labels = [stage.label or ""] if stage.recipe == "teach" else list(study.student_labels())
-    infos = [info for info in _chosen(context, cases) if info.labels & set(labels)]
+    labels = study.predicted_labels(stage)
+    infos = [info for info in chosen_cases(context, cases) if info.labels & set(labels)]
     if not infos:
         raise no_case(f"no labelled case to score stage {stage.name} on")
     if context.weights is None:
         raise ValueError(f"stage {stage.name} is scored, and no weights were given")
     device = context.choose_device()
-    module = network(study, stage, context.weights, device)
+    if module is None:
+        module = network(study, stage, context.weights, device)
     working_set = WorkingSet.of_stage(context.store, study, stage)
     scores: list[Scores] = []
     with seeded(device, context.round_seed):
@@ -70,7 +74,8 @@ def evaluate(
     return RoundResult(None, {}, metrics)
 
 
-def _chosen(context: RecipeContext, cases: Sequence[str] | None) -> list[CaseInfo]:
+def chosen_cases(context: RecipeContext, cases: Sequence[str] | None = None) -> list[CaseInfo]:
+    """The cases that ``evaluate`` scores: as it says of ``cases``."""
     infos = all_cases(context.store)
     if cases is not None:
         return [info for info in infos if info.id in set(cases)]

@@ -7,9 +7,10 @@ grid of its own. Only the box is kept, in the site's own working copies.
 from dataclasses import replace
 
 import numpy as np
+from typing_extensions import override
 
 from stillroom.client.recipes.cohort import all_cases, no_case
-from stillroom.client.recipes.context import RecipeContext, RoundResult
+from stillroom.client.recipes.context import Recipe, RecipeContext, RoundResult
 from stillroom.client.recipes.models import network
 from stillroom.client.training.cases import WorkingSet
 from stillroom.client.training.device import seeded
@@ -18,9 +19,10 @@ from stillroom.client.training.targets import Grid, Point, decode_mask, largest_
 from stillroom.common.errors import ResourceError
 
 
-class Localise:
+class Localise(Recipe):
     """Writes the heart's box into cases that have none."""
 
+    @override
     def run(self, context: RecipeContext) -> RoundResult:
         """Look for the heart in every case without a box, at held-out sites too."""
         infos = all_cases(context.store)

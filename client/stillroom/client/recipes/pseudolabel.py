@@ -8,10 +8,11 @@ import time
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import override
 
 from stillroom.client.intake.store import CaseInfo, Provenance
 from stillroom.client.recipes.cohort import all_cases, no_case, training_cases
-from stillroom.client.recipes.context import RecipeContext, RoundResult
+from stillroom.client.recipes.context import Recipe, RecipeContext, RoundResult
 from stillroom.client.recipes.models import network
 from stillroom.client.training.cases import Case, WorkingSet, grid_of, transfer
 from stillroom.client.training.device import Device, seeded
@@ -28,9 +29,10 @@ from stillroom.common.study import Label
 SECONDS_PER_DAY = 86400
 
 
-class PseudoLabel:
+class PseudoLabel(Recipe):
     """Runs each teacher over the cases without its label type."""
 
+    @override
     def run(self, context: RecipeContext) -> RoundResult:
         """Label the site's training cases."""
         infos = _candidates(context)

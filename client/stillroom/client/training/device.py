@@ -38,9 +38,12 @@ class Device:
 
     def place(self, module: nn.Module) -> nn.Module:
         """``module`` on this device, in its memory layout."""
-        if self.channels_last:
-            return module.to(self.kind, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-        return module.to(self.kind)
+        placed = module.to(self.kind)
+        for parameter in placed.parameters() if self.channels_last else ():
+            # Not what reads slices, whose kernels have one axis less.
+            if parameter.ndim == 5:
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
+        return placed
 
     def move(self, x: Tensor) -> Tensor:
         """``x`` ``(B, C, D, H, W)`` on this device, in its memory layout."""

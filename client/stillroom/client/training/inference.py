@@ -70,7 +70,7 @@ def window_starts(size: int, window: int, overlap: float) -> list[int]:
     """First voxels of evenly spread windows that cover ``size`` voxels; one when it fits."""
     if size <= window:
         return [(size - window) // 2]
-    count = math.ceil((size - window) / (window * (1 - overlap))) + 1
+    count = min(math.ceil((size - window) / (window * (1 - overlap))), size - window) + 1
     return [round(i * (size - window) / (count - 1)) for i in range(count)]
 
 

@@ -96,7 +96,9 @@ class Sampler:
     def _sample(self, case: Case) -> tuple[Tensor, dict[str, Tensor]]:
         """One patch ``(Cin, D, H, W)`` and its classes ``(D, H, W)`` per label type."""
         patch = self._volume.patch[::-1]
-        wide = tuple(int(side * (1 + MARGIN)) // 2 * 2 for side in patch)
+        # A slice stays one: it is turned in its plane, never out of it.
+        flat = patch[0] == 1
+        wide = tuple(max(int(side * (1 + MARGIN)) // 2 * 2, 1) for side in patch)
         start = [
             int(c) - side // 2 for c, side in zip(self._centre(case, patch), wide, strict=True)
         ]
@@ -105,7 +107,7 @@ class Sampler:
         maps = [case.targets[label] for label in there]
         if case.condition is not None:
             maps.append(case.condition)
-        grid = self._rotation(patch, wide, case.grid.spacing_mm)
+        grid = self._rotation(patch, wide, case.grid.spacing_mm, flat=flat)
         x = _resampled(image[None].float(), grid, "bilinear")
         if not maps:
             return self._shaded(normalise(x, self._volume.hu_window)), {}
@@ -120,7 +122,8 @@ class Sampler:
         """Where a patch is centred: it stays inside the volume wherever the volume is larger."""
         shape = np.asarray(case.image.shape)
         half = np.asarray(patch) // 2
-        low, high = np.minimum(half, shape // 2), np.maximum(shape - half, shape // 2)
+        rest = np.asarray(patch) - half
+        low, high = np.minimum(half, shape // 2), np.maximum(shape - rest, shape // 2)
         there = [label for label in self._labels if label in case.targets]
         if there and self._rng.random() < FOREGROUND_SHARE:
             target = case.targets[there[self._rng.integers(len(there))]]
@@ -132,10 +135,17 @@ class Sampler:
         return self._rng.integers(low, high + 1)
 
     def _rotation(
-        self, patch: tuple[int, ...], wide: tuple[int, ...], spacing_mm: tuple[float, ...]
+        self,
+        patch: tuple[int, ...],
+        wide: tuple[int, ...],
+        spacing_mm: tuple[float, ...],
+        *,
+        flat: bool,
     ) -> Tensor:
         """Sampling grid ``(1, *patch, 3)`` of a slightly rotated, scaled and shifted patch."""
         a, b, c = self._rng.normal(0, ANGLE, 3)
+        if flat:
+            a = b = 0.0
         turn = torch.linalg.matrix_exp(torch.tensor([[0, -c, b], [c, 0, -a], [-b, a, 0]]))
         scale = torch.from_numpy(np.exp(self._rng.normal(0, SCALE, 3)))
         # Turned and scaled in millimetres; grid_sample measures each axis (x, y, z) in half sides.

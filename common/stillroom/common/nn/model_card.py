@@ -63,11 +63,16 @@ def _what(prepared: PreparedStudy) -> list[str]:
         kind = "points" if label.kind == "points" else "mask"
         lines.append(f"| {name} | {kind} | {', '.join(label.classes)} |")
     model = study.model["student"]
+    size = (
+        f"feature size {model.feature_size}"
+        if model.channels is None
+        else (f"channels {list(model.channels)}")
+    )
     low, high = volume.hu_window
     return [
         *lines,
         "",
-        f"Network: {model.arch}, feature size {model.feature_size}.",
+        f"Network: {model.arch}, {size}.",
         f"It works on a grid of {spacing} mm and sees {' x '.join(map(str, volume.patch))} voxels at a time,",
         f"between {low:g} and {high:g} Hounsfield units.",
     ]

@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 from torch import nn
@@ -10,10 +9,8 @@ from torch import nn
 from stillroom.common.accounting import epsilons
 from stillroom.common.canonical import canonical_bytes
 from stillroom.common.errors import ConfigError
-from stillroom.common.nn.student import build_student
-from stillroom.common.nn.teacher import build_teacher
 from stillroom.common.nn.weights import export, initial, manifest_of
-from stillroom.common.study import TRAINING_RECIPES, PreparedStage, PreparedStudy, Stage, Study
+from stillroom.common.study import PreparedStage, PreparedStudy, Stage, Study
 from stillroom.common.tensorfile import write_durably, write_weights
 
 MIB = 2**20
@@ -28,11 +25,7 @@ def prepare_study(study: Study, out: Path) -> PreparedStudy:
         ResourceError: STR-500, a stage asks for privacy and the accountant is not installed.
             Nothing is written in any of these cases.
     """
-    modules = {
-        stage.name: _start(study, stage)
-        for stage in study.stage
-        if stage.recipe in TRAINING_RECIPES
-    }
+    modules = {stage.name: _start(study, stage) for stage in study.stage if stage.exchanges}
     spent = {name: _epsilon(study.stage_named(name)) for name in modules}
     out.mkdir(parents=True, exist_ok=True)
     stages = {
@@ -51,13 +44,10 @@ def prepare_study(study: Study, out: Path) -> PreparedStudy:
 
 def module_of(study: Study, stage: Stage) -> nn.Module:
     """The network that ``stage`` trains, with fresh weights."""
-    return _builder(study, stage)()
-
-
-def _builder(study: Study, stage: Stage) -> Callable[[], nn.Module]:
-    if stage.recipe == "distil":
-        return lambda: build_student(study)
-    return lambda: build_teacher(study, stage.label or "")
+    build = stage.declared.build
+    if build is None:
+        raise ValueError(f"stage {stage.name} trains no network")
+    return build(study, stage)
 
 
 def _epsilon(stage: Stage) -> tuple[float, ...] | None:
@@ -70,7 +60,7 @@ def _epsilon(stage: Stage) -> tuple[float, ...] | None:
 def _start(study: Study, stage: Stage) -> nn.Module:
     text = f"{study.study.seed}/{stage.name}"
     seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
-    module = initial(_builder(study, stage), seed)
+    module = initial(lambda: module_of(study, stage), seed)
     manifest, bound = manifest_of(module), study.study.max_update_norm
     size, limit = manifest.nbytes / MIB, study.study.max_update_mib
     if size > limit:

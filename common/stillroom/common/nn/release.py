@@ -5,6 +5,7 @@
     release.json           what this is, and the SHA-256 of every other file
     model.safetensors      the student's weights, as exchanged
     localiser.safetensors  when the study has a localiser and its weights were given
+    <stage>.safetensors    a generative model, when every training site found that it repeats no scan
     study.json             the prepared study, the one every site consented to
     model_card.md          for the people who decide whether to use it
     bundle/                a MONAI Bundle
@@ -14,8 +15,9 @@ Equal inputs and equal versions of torch and MONAI give equal bytes.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,7 @@ from safetensors.numpy import save as serialise
 from stillroom.common.canonical import canonical_bytes, file_digest
 from stillroom.common.errors import ConfigError, TrustError
 from stillroom.common.manifest import Weights
+from stillroom.common.memorisation import MemorisationReport, check_generative, refused
 from stillroom.common.nn.bundle import write_bundle
 from stillroom.common.nn.model_card import model_card
 from stillroom.common.nn.student import build_student
@@ -41,6 +44,8 @@ def build_release(
     *,
     run: Mapping[str, Any],
     localiser_weights: Weights | None = None,
+    denoisers: Mapping[str, Weights] = MappingProxyType({}),
+    reports: Sequence[MemorisationReport] = (),
 ) -> None:
     """Write a release into ``out``, which must be absent or empty.
 
@@ -52,10 +57,13 @@ def build_release(
             ``stages``, ``metrics``. Optional: ``data`` (one sentence on the scans used),
             ``contact``.
         localiser_weights: Final weights of the teacher that the study's ``localise`` stage uses.
+        denoisers: Stage -> final weights of a generative model that is released too.
+        reports: What the sites found of these; every training site has to vouch for each.
 
     Raises:
         ConfigError: ``out`` holds something (STR-107).
-        TrustError: ``run`` is of another study, or the weights do not fit it (STR-204).
+        TrustError: ``run`` is of another study, or the weights do not fit it (STR-204); a generative
+            model comes without the reports it needs (STR-224). Nothing is written then.
     """
     if out.exists() and any(out.iterdir()):
         raise ConfigError(
@@ -78,8 +86,11 @@ def build_release(
             fix="Give the weights that this study's last distil stage produced.",
             code="STR-204",
         ) from error
+    _check_generative(prepared, run, localiser_weights, denoisers, reports)
     out.mkdir(parents=True, exist_ok=True)
     _write_tensors(out / "model.safetensors", student_weights)
+    for name, weights in denoisers.items():
+        _write_tensors(out / f"{name}.safetensors", weights)
     localiser = localiser_stage(prepared.study)
     if localiser_weights is not None and localiser is not None:
         _write_tensors(out / "localiser.safetensors", localiser_weights)
@@ -102,6 +113,36 @@ def localiser_stage(study: Study) -> Stage | None:
         if stage.recipe == "localise":
             return study.stage_named(stage.teachers[0])
     return None
+
+
+def _check_generative(
+    prepared: PreparedStudy,
+    run: Mapping[str, Any],
+    localiser_weights: Weights | None,
+    denoisers: Mapping[str, Weights],
+    reports: Sequence[MemorisationReport],
+) -> None:
+    """No generative model leaves without every training site's report, under whatever name."""
+    generative = {
+        stage.name: prepared.stages[stage.name].manifest
+        for stage in prepared.study.stage
+        if stage.declared.produces == "denoiser" and stage.name in prepared.stages
+    }
+    for manifest in generative.values():
+        names = {spec.name for spec in manifest.tensors}
+        if localiser_weights is not None and names == localiser_weights.keys():
+            raise refused("it was given as the localiser")
+    for name, weights in denoisers.items():
+        if name not in generative or generative[name].layout.keys() != weights.keys():
+            raise TrustError(
+                f"The study's stage {name} left no such generative model.",
+                fix="Give the weights that the stage left.",
+                code="STR-204",
+            )
+        sha256 = hashlib.sha256(_serialised(weights)).hexdigest()
+        check_generative(
+            name, sha256, study=prepared.digest, reports=reports, sites=run.get("sites", ())
+        )
 
 
 def _about(
@@ -138,5 +179,8 @@ def _digests(out: Path) -> dict[str, str]:
 
 
 def _write_tensors(path: Path, weights: Weights) -> None:
-    ordered = {name: np.ascontiguousarray(weights[name]) for name in sorted(weights)}
-    write_durably(path, serialise(ordered))
+    write_durably(path, _serialised(weights))
+
+
+def _serialised(weights: Weights) -> bytes:
+    return serialise({name: np.ascontiguousarray(weights[name]) for name in sorted(weights)})

@@ -7,7 +7,6 @@ GPU. First components of parameter names are the exchange groups: ``encoder``, `
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from monai.networks.blocks import UnetrBasicBlock, UnetrUpBlock
 from monai.networks.nets import SwinUNETR
@@ -17,6 +16,8 @@ from torch.nn.functional import layer_norm
 from typing_extensions import override
 
 from stillroom.common.errors import ConfigError
+from stillroom.common.nn.pocket import PocketUnet, least_side
+from stillroom.common.nn.trunk import Features, Student, widths
 from stillroom.common.study import Model, Study
 
 LIGHT_MULTIPLE = 8
@@ -26,42 +27,7 @@ GROUP_NORM_BELOW = 64
 """SwinUNETR's bottleneck is one voxel wide at 32, where instance norm has no variance."""
 
 
-@dataclass(frozen=True, slots=True)
-class Features:
-    """Maps inside the trunk, for recipes that learn from more than the output.
-
-    Attributes:
-        encoder: ``(B, C, D/4, H/4, W/4)``, the encoder at stride 4.
-        bottleneck: ``(B, C, ...)``, the deepest map: stride 8 for ``LightSwin``, 32 for ``SwinStudent``.
-        decoder: ``(B, C, D, H, W)``, what the heads read.
-    """
-
-    encoder: Tensor
-    bottleneck: Tensor
-    decoder: Tensor
-
-
-class Student(nn.Module):
-    """A trunk with one head per label type.
-
-    Args:
-        width: Channels of the decoder's output.
-        heads: Label type -> number of outputs, background included.
-    """
-
-    def __init__(self, width: int, heads: Mapping[str, int]) -> None:
-        super().__init__()
-        self.heads = nn.ModuleDict({label: nn.Conv3d(width, n, 1) for label, n in heads.items()})
-
-    def features(self, x: Tensor) -> Features:
-        """Maps inside the trunk for ``x`` ``(B, Cin, D, H, W)``."""
-        raise NotImplementedError
-
-    @override
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Logits ``(B, 1 + classes, D, H, W)`` per label type for ``x`` ``(B, Cin, D, H, W)``."""
-        decoded = self.features(x).decoder
-        return {label: head(decoded) for label, head in self.heads.items()}
+__all__ = ["Features", "LightSwin", "Student", "SwinStudent", "build_student"]
 
 
 class LightSwin(Student):
@@ -76,6 +42,7 @@ class LightSwin(Student):
     def __init__(self, in_channels: int, heads: Mapping[str, int], feature_size: int = 24) -> None:
         f, half = feature_size, feature_size // 2
         super().__init__(half, heads)
+        self.widths = widths(encoder=2 * f, bottleneck=4 * f, decoder=half)
         self.encoder = nn.ModuleDict(
             {
                 "embed": nn.Conv3d(in_channels, f, kernel_size=2, stride=2),
@@ -124,6 +91,9 @@ class SwinStudent(Student):
         group_norm: bool = False,
     ) -> None:
         super().__init__(feature_size, heads)
+        self.widths = widths(
+            encoder=2 * feature_size, bottleneck=16 * feature_size, decoder=feature_size
+        )
         norm = ("group", {"num_groups": 4}) if group_norm else "instance"
         net = SwinUNETR(in_channels, 1, feature_size=feature_size, norm_name=norm)
         self.encoder = nn.ModuleDict(
@@ -158,12 +128,14 @@ def build_student(study: Study) -> Student:
     """The study's student with fresh weights, one head per label type it keeps.
 
     Raises:
-        ConfigError: The patch does not fit the architecture (STR-106), or the feature size is
-            not a multiple of 12 (STR-102).
+        ConfigError: The patch does not fit the architecture (STR-106), or the architecture is no
+            student's or its size none that it can have (STR-102).
     """
     model = study.model["student"]
     _check_size(model, study.volume.patch)
     heads = {label: 1 + len(known.classes) for label, known in study.student_labels().items()}
+    if model.arch == "pocket-unet":
+        return PocketUnet(study.input_channels, heads, model.channels or ())
     width = model.feature_size or 0
     if model.arch == "light-swin":
         return LightSwin(study.input_channels, heads, width)
@@ -172,19 +144,28 @@ def build_student(study: Study) -> Student:
 
 
 def _check_size(model: Model, patch: tuple[int, int, int]) -> None:
-    if model.arch == "dynunet" or not model.feature_size or model.feature_size % 12:
+    flat = model.arch == "pocket-unet"
+    fits = {
+        "light-swin": (LIGHT_MULTIPLE, LIGHT_SMALLEST),
+        "swin-unetr": (SWIN_MULTIPLE, SWIN_MULTIPLE),
+        "pocket-unet": least_side(model.channels or ()),
+    }
+    if model.arch not in fits or not (
+        flat or (model.feature_size and model.feature_size % 12 == 0)
+    ):
         raise ConfigError(
             "In the study file, model.student is neither light-swin nor swin-unetr with a feature "
-            "size that is a multiple of 12.",
-            fix="Set arch to light-swin or swin-unetr, and feature_size to 12, 24, 36 or 48.",
+            "size that is a multiple of 12, nor pocket-unet.",
+            fix="Set arch to light-swin or swin-unetr, and feature_size to 12, 24, 36 or 48; or set "
+            "arch to pocket-unet, and channels.",
             code="STR-102",
         )
-    light = model.arch == "light-swin"
-    multiple, smallest = (LIGHT_MULTIPLE, LIGHT_SMALLEST) if light else (SWIN_MULTIPLE,) * 2
-    if any(side % multiple or side < smallest for side in patch):
+    multiple, smallest = fits[model.arch]
+    if any(side % multiple or side < smallest for side in (patch[:2] if flat else patch)):
         raise ConfigError(
             f"The patch {list(patch)} does not fit {model.arch}, which needs sides that are "
-            f"multiples of {multiple} and at least {smallest}.",
+            f"multiples of {multiple} and at least {smallest}"
+            f"{', along x and y' if flat else ''}.",
             fix="Change volume.patch in the study file.",
             code="STR-106",
         )

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from stillroom.common.errors import ConfigError
+from stillroom.common.nn.pocket import SliceTeacher, least_side
+from stillroom.common.nn.trunk import Features, widths
 from stillroom.common.study import Study
 
 PAPER_LEVELS = 6
@@ -17,20 +19,31 @@ DEEP_SCALES = 2
 
 
 class Teacher(nn.Module):
-    """A U-Net with one output per class of one label type. All of it is the group ``cnn``.
+    """A U-Net with one output per class of one label type. All but reconstruction is group ``cnn``.
 
     Args:
         label: The label type it learns.
         outputs: Classes, background included.
         in_channels: 1, or 2 when conditioned on a label map.
         channels: Features per level, at least three levels.
+        restores: Channels of the input that one more 1x1x1 convolution, group ``reconstruction``,
+            makes again from the decoder's map; 0 for none. The original (arXiv 2406.03173) has a
+            whole second decoder, as ``SliceTeacher`` does; in three dimensions that would double
+            what travels, so one layer is our own choice.
     """
 
     def __init__(
-        self, label: str, outputs: int, *, in_channels: int, channels: tuple[int, ...]
+        self,
+        label: str,
+        outputs: int,
+        *,
+        in_channels: int,
+        channels: tuple[int, ...],
+        restores: int = 0,
     ) -> None:
         super().__init__()
         self.label = label
+        self.widths = widths(encoder=channels[2], bottleneck=channels[-1], decoder=channels[0])
         strides: list[int | tuple[int, int, int]] = [1, *(2 for _ in channels[1:])]
         self.deep = len(channels) >= PAPER_LEVELS
         if self.deep:
@@ -48,6 +61,37 @@ class Teacher(nn.Module):
             deep_supervision=self.deep,
             deep_supr_num=DEEP_SCALES if self.deep else 1,
         )
+        self.reconstruction = nn.Conv3d(channels[0], restores, 1) if restores else None
+
+    def features(self, x: Tensor) -> Features:
+        """Maps inside the network for ``x`` ``(B, Cin, D, H, W)``."""
+        found = [self.cnn.input_block(x)]
+        for level in (*self.cnn.downsamples, self.cnn.bottleneck):
+            found.append(level(found[-1]))
+        z = found[-1]
+        for level, skip in zip(self.cnn.upsamples, found[-2::-1], strict=True):
+            z = level(z, skip)
+        return Features(encoder=found[2], bottleneck=found[-1], decoder=z)
+
+    def logits(self, features: Features) -> dict[str, Tensor]:
+        """Logits ``(B, 1 + classes, D, H, W)`` under the label's name, at full resolution alone."""
+        return {self.label: self.cnn.output_block(features.decoder)}
+
+    def restored(self, x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """What ``forward`` gives, and the first channels of ``x`` made again from the decoder's map.
+
+        Raises:
+            ValueError: Built without reconstruction.
+        """
+        if self.reconstruction is None:
+            raise ValueError("this teacher was built without a reconstruction head")
+        seen: list[Tensor] = []
+        # What the output block reads; DynUNet's own forward keeps the scales of deep supervision.
+        with self.cnn.output_block.register_forward_pre_hook(
+            lambda _, given: seen.append(given[0])
+        ):
+            logits = self(x)
+        return logits, self.reconstruction(seen[0])
 
     @override
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -60,31 +104,42 @@ class Teacher(nn.Module):
         return {self.label: self.cnn(x)}
 
 
-def build_teacher(study: Study, label_name: str) -> Teacher:
+def build_teacher(
+    study: Study, label_name: str, *, reconstruction: bool = False
+) -> Teacher | SliceTeacher:
     """A teacher of ``label_name`` with fresh weights.
+
+    Args:
+        study: Names its architecture.
+        label_name: A label type drawn in voxels.
+        reconstruction: With a head that makes the image again (not a label map beside it).
 
     Raises:
         ConfigError: The patch does not fit (STR-106), or the model is no CNN (STR-102).
     """
     model = study.model["teacher"]
-    if model.arch != "dynunet" or model.channels is None or len(model.channels) < 3:
+    flat = model.arch == "slice-unet"
+    if model.arch not in {"dynunet", "slice-unet"} or len(model.channels or ()) < 3:
         raise ConfigError(
-            "In the study file, model.teacher is not a dynunet with at least three levels.",
-            fix='Set arch = "dynunet" and name at least three channels.',
+            "In the study file, model.teacher is not a dynunet or slice-unet with at least three levels.",
+            fix='Set arch = "dynunet" (volumes) or "slice-unet" (slices) and name at least three channels.',
             code="STR-102",
         )
-    multiple = 2 ** (len(model.channels) - 1)
-    if any(side % multiple or side < 2 * multiple for side in study.volume.patch):
+    channels = model.channels or ()
+    multiple, smallest = least_side(channels)
+    patch = study.volume.patch
+    if any(side % multiple or side < smallest for side in (patch[:2] if flat else patch)):
         raise ConfigError(
-            f"The patch {list(study.volume.patch)} does not fit a teacher of "
-            f"{len(model.channels)} levels, which needs sides that are multiples of {multiple} "
-            f"and at least {2 * multiple}.",
+            f"The patch {list(patch)} does not fit a teacher of {len(channels)} levels, which needs "
+            f"sides that are multiples of {multiple} and at least {smallest}"
+            f"{', along x and y' if flat else ''}.",
             fix="Change volume.patch, or name fewer channels for the teacher.",
             code="STR-106",
         )
-    return Teacher(
+    return (SliceTeacher if flat else Teacher)(
         label_name,
         1 + len(study.label[label_name].classes),
         in_channels=study.input_channels,
-        channels=model.channels,
+        channels=channels,
+        restores=int(reconstruction),
     )

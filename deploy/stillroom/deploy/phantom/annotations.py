@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,6 +20,10 @@ CSV_HEADER = ("series", "name", "x", "y", "z")
 """Columns of a points table: SeriesInstanceUID, name, millimetres in LPS."""
 Row = tuple[str, Mapping[str, tuple[float, float, float]]]
 """SeriesInstanceUID of a scan and its points."""
+BURDEN = ("light", "heavy")
+"""Classes of the calcification of a whole scan."""
+HEAVY_MM3 = 300.0
+"""About the median of the phantoms; no clinical threshold."""
 
 
 def write_mask(case: Case, mask: Mask, path: Path) -> None:
@@ -139,3 +144,17 @@ def write_table(rows: Sequence[Row], path: Path) -> None:
                 # Out of view: a row without coordinates, so that nobody takes it for forgotten.
                 cells = ["", "", ""] if mm is None else [f"{v:.6f}" for v in mm]
                 table.writerow([series, name, *cells])
+
+
+def burden_of(case: Case) -> str:
+    """What a report would say of a scan's calcification: the volume of its plaques as a class."""
+    voxels = float((case.calcification > 0).sum())
+    return BURDEN[voxels * math.prod(case.spacing_mm) > HEAVY_MM3]
+
+
+def write_classes(rows: Sequence[tuple[str, str]], path: Path) -> None:
+    """Write (SeriesInstanceUID, class) of several scans as one CSV."""
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        table = csv.writer(stream)
+        table.writerow(("series", "class"))
+        table.writerows(rows)

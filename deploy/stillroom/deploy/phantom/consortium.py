@@ -19,7 +19,10 @@ from typing import Any, Literal
 
 from stillroom.deploy.phantom.anatomy import POINTS
 from stillroom.deploy.phantom.annotations import (
+    BURDEN,
     Row,
+    burden_of,
+    write_classes,
     write_markups,
     write_mask,
     write_seg,
@@ -29,13 +32,14 @@ from stillroom.deploy.phantom.dicom import draw_ids, write_series
 from stillroom.deploy.phantom.painting import CHAMBERS, VESSELS, make_case
 from stillroom.deploy.phantom.scanner import SCANNERS
 
-Format = Literal["nifti", "nrrd", "seg", "markups", "table", "markups+table"]
+Format = Literal["nifti", "nrrd", "seg", "markups", "table", "markups+table", "classes"]
 CLASSES: dict[str, tuple[str, ...]] = {
     "chambers": CHAMBERS,
     "vessels": VESSELS,
     "landmarks": POINTS,
     "calcification": ("CALC",),
     "heart": ("HEART",),
+    "burden": BURDEN,
 }
 """Classes of each label type, in the order of their values (from 1) in label maps."""
 _SUFFIX = {"nifti": ".nii.gz", "nrrd": ".nrrd", "seg": ".dcm", "markups": ".mrk.json"}
@@ -49,7 +53,8 @@ class SiteSpec:
         name: Of the hospital and its folder.
         scanner: A key of ``SCANNERS``.
         labels: Label type (a key of ``CLASSES``) to the format it is kept in. Points come as
-            ``markups``, one ``table`` for all, or half and half (``markups+table``).
+            ``markups``, one ``table`` for all, or half and half (``markups+table``); the burden of
+            calcification, a class of the whole scan, as ``classes``: one table for all.
         labelled, unlabelled: How many patients.
     """
 
@@ -62,7 +67,12 @@ class SiteSpec:
     def __post_init__(self) -> None:
         for label, kind in self.labels.items():
             as_points = kind in {"markups", "table", "markups+table"}
-            if label not in CLASSES or as_points != (label == "landmarks"):
+            as_classes = kind == "classes"
+            if (
+                label not in CLASSES
+                or as_points != (label == "landmarks")
+                or as_classes != (label == "burden")
+            ):
                 raise ValueError(f"{label} cannot be kept as {kind}")
 
 
@@ -90,6 +100,9 @@ def default_sites(
 ) -> tuple[SiteSpec, ...]:
     """The demo's four hospitals; the last one, held out, owns every label type.
 
+    All of them have reports that tell the burden of calcification; a study that does not ask for
+    it never sees them.
+
     Args:
         labelled: Patients with labels of each of the first three.
         unlabelled: Patients without.
@@ -97,12 +110,15 @@ def default_sites(
         heart: Whether the first and the last also own whole-heart masks, for a localiser.
     """
     whole: dict[str, Format] = {"heart": "nifti"} if heart else {}
+    report: dict[str, Format] = {"burden": "classes"}
     truth: dict[str, Format] = {"chambers": "nrrd", "vessels": "nifti", "landmarks": "table"}
     return (
-        SiteSpec("north", "north", {"chambers": "nifti", **whole}, labelled, unlabelled),
-        SiteSpec("river", "river", {"vessels": "seg"}, labelled, unlabelled),
-        SiteSpec("harbour", "harbour", {"landmarks": "markups+table"}, labelled, unlabelled),
-        SiteSpec("summit", "summit", {**truth, **whole}, held_out, 0),
+        SiteSpec("north", "north", {"chambers": "nifti", **whole, **report}, labelled, unlabelled),
+        SiteSpec("river", "river", {"vessels": "seg", **report}, labelled, unlabelled),
+        SiteSpec(
+            "harbour", "harbour", {"landmarks": "markups+table", **report}, labelled, unlabelled
+        ),
+        SiteSpec("summit", "summit", {**truth, **whole, **report}, held_out, 0),
     )
 
 
@@ -162,19 +178,32 @@ def make_consortium(
         for k in range(spec.labelled + spec.unlabelled)
     ]
     tables: dict[str, list[Row]] = {spec.name: [] for spec in specs}
-    for done, (task, row) in enumerate(_carry_out(tasks, workers), 1):
-        if row is not None:
-            tables[task.spec.name].append(row)
+    judged: dict[str, list[tuple[str, str]]] = {spec.name: [] for spec in specs}
+    for done, (task, lines) in enumerate(_carry_out(tasks, workers), 1):
+        if lines.points is not None:
+            tables[task.spec.name].append(lines.points)
+        if lines.judged is not None:
+            judged[task.spec.name].append(lines.judged)
         if progress is not None:
             progress(done, len(tasks))
     for spec in specs:
         if tables[spec.name]:
             write_table(tables[spec.name], out / spec.name / "labelled" / "landmarks.csv")
+        if judged[spec.name]:
+            write_classes(judged[spec.name], out / spec.name / "labelled" / "burden.csv")
     return tuple(_describe(spec, out / spec.name, tasks) for spec in specs)
 
 
-def _carry_out(tasks: Sequence[_Task], workers: int) -> Iterator[tuple[_Task, Row | None]]:
-    """Yield tasks with their row of the points table, in order, however many processes work."""
+@dataclass(frozen=True, slots=True)
+class _Lines:
+    """A patient's lines in the site's tables; None where there is none."""
+
+    points: Row | None = None
+    judged: tuple[str, str] | None = None
+
+
+def _carry_out(tasks: Sequence[_Task], workers: int) -> Iterator[tuple[_Task, _Lines]]:
+    """Yield tasks with their lines in the tables, in order, however many processes work."""
     if workers <= 1 or len(tasks) < 2:
         yield from ((task, _write_patient(task)) for task in tasks)
         return
@@ -197,20 +226,24 @@ def _single_threaded() -> Iterator[None]:
             os.environ["OMP_NUM_THREADS"] = before
 
 
-def _write_patient(task: _Task) -> Row | None:
-    """Paint and write one patient; its row when its points belong into the site's table."""
+def _write_patient(task: _Task) -> _Lines:
+    """Paint and write one patient; what of it belongs into the site's tables."""
     spec = task.spec
     case = make_case(task.seed, spec.scanner, size=task.size, spacing_mm=task.spacing_mm)
     ids = draw_ids(spec.name, task.patient, task.seed)
     folder = task.folder / ("labelled" if task.labelled else "unlabelled") / task.patient
     scans = write_series(case, folder / "ct", ids, SCANNERS[spec.scanner])
     if not task.labelled:
-        return None
-    wanted = None
+        return _Lines()
+    points: Row | None = None
+    judged: tuple[str, str] | None = None
     for label, kind in spec.labels.items():
+        if label == "burden":
+            judged = (ids.series, burden_of(case))
+            continue
         if label == "landmarks":
             if kind == "table" or (kind == "markups+table" and task.index % 2):
-                wanted = ids
+                points = (ids.series, case.points)
             else:
                 write_markups(case.points, folder / "landmarks.mrk.json")
             continue
@@ -220,7 +253,7 @@ def _write_patient(task: _Task) -> Row | None:
             write_seg(mask, CLASSES[label], scans, path)
         else:
             write_mask(case, mask, path)
-    return None if wanted is None else (wanted.series, case.points)
+    return _Lines(points, judged)
 
 
 def _describe(spec: SiteSpec, folder: Path, tasks: Sequence[_Task]) -> Site:
@@ -230,7 +263,9 @@ def _describe(spec: SiteSpec, folder: Path, tasks: Sequence[_Task]) -> Site:
         if label == "landmarks":
             # One pattern that matches the table, the single files, or both.
             files = "labelled/**/landmarks.*"
-        named = kind == "seg" or label == "landmarks"
+        if label == "burden":
+            files = "labelled/burden.csv"
+        named = kind == "seg" or label in {"landmarks", "burden"}
         classes = {name: name if named else k for k, name in enumerate(CLASSES[label], 1)}
         labels[label] = {"files": files, "classes": classes}
     own = [task for task in tasks if task.spec.name == spec.name]

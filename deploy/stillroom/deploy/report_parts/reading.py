@@ -155,8 +155,9 @@ def score_curves(
 
 
 def student_stage(summary: Summary) -> Mapping[str, Any] | None:
-    """The stage whose model is released: the last ``distil``."""
-    return next((s for s in reversed(stages(summary)) if s.get("recipe") == "distil"), None)
+    """The stage whose model is released; None in a study without one."""
+    name = (summary.get("student") or {}).get("stage")
+    return next((s for s in stages(summary) if s.get("name") == name), None)
 
 
 def _label_means(scores: Mapping[str, float]) -> dict[tuple[str, str], float]:

@@ -82,8 +82,8 @@ class Run:
     finish: tuple[int, StudyFinished] | None = None
 
     def student(self) -> str | None:
-        """Digest of the last model of the distilling stage; None without one."""
-        found = [s.model for s in self.stages.values() if s.opened.recipe == "distil"]
+        """Digest of the last model of the last stage that leaves a student; None without one."""
+        found = [s.model for s in self.stages.values() if s.opened.leaves == "student"]
         return found[-1] if found else None
 
 

@@ -121,7 +121,7 @@ def _student(case: Case, files: Files) -> Iterator[Problem]:
     if run is None:
         yield failed(ENTRY_FILE, "No run of this study was completed in the log.")
     elif run.student() != entry.student_sha256:
-        what = "The student that was released is not the last model of the distilling stage."
+        what = "The student that was released is not the last model of the stage that leaves one."
         yield failed(f"run {run.started.run}", what)
     else:
         yield said(WEIGHTS, f"The weights are the last model of run {run.started.run}.")

@@ -137,7 +137,7 @@ def _sum(  # a round is all of these
     scratch: Path,
 ) -> str:
     stage = prepared.study.stage_named(name)
-    memory = Memory(scratch, name, number)
+    memory = Memory(scratch, name, number, last=number == stage.rounds)
     for path in kept.glob(f"{name}.*.safetensors"):
         shutil.copyfile(path, scratch / path.name)
     total = RoundSum(

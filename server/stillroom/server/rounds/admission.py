@@ -57,18 +57,18 @@ def admit(
         why = without_consent(consents, site)
         if why is not None:
             left_out[site] = why
-        elif site in study.study.held_out and stage.recipe != "localise":
+        elif site in study.study.held_out and not stage.declared.everywhere:
             # Finding the heart trains nothing, and scoring needs the same crop as training.
             left_out[site] = "held out: evaluated only"
         elif counts.get("inventory.cases", 0) == 0:
             left_out[site] = "has no usable case"
-        elif stage.recipe == "teach" and counts.get(f"inventory.{stage.label}.cases", 0) == 0:
+        elif stage.label is not None and counts.get(f"inventory.{stage.label}.cases", 0) == 0:
             left_out[site] = f"has no case with label {stage.label}"
     invited = tuple(sorted(inventories.keys() - left_out.keys()))
     if not invited:
         no_consent = sum(without_consent(consents, site) is not None for site in inventories)
         more = f" and consents ({no_consent} do not)" if no_consent else ""
-        wanted = f"label {stage.label}" if stage.recipe == "teach" else "a usable case"
+        wanted = f"label {stage.label}" if stage.label is not None else "a usable case"
         raise ConfigError(
             f"Stage {stage.name} cannot run: none of {len(inventories)} sites has {wanted}{more}.",
             fix="Enrol a site that has it, or take the stage out of the study.",
@@ -86,7 +86,7 @@ def admit_evaluation(
     consents: Mapping[str, Standing] | None = None,
 ) -> tuple[str, ...]:
     """Sites that can score ``stage``'s model: held-out ones, and owners of what it predicts."""
-    labels = [stage.label] if stage.recipe == "teach" else list(study.student_labels())
+    labels = study.predicted_labels(stage)
     chosen = []
     for site, counts in inventories.items():
         owns = any(counts.get(f"inventory.{label}.cases", 0) for label in labels)

@@ -1,9 +1,10 @@
 """What the server itself carries from one round of a stage to the next.
 
 ``residual``: what encoding the last model's change lost. ``first``, ``second``: moments of an adaptive
-optimiser. Each is a file of weights whose name holds the stage and the round that wrote it. A round
-reads the files of the round before and writes its own, so that a round that is not committed can be
-made again from the same past; which round counts is said by the run's state alone.
+optimiser. ``average``: the moving average of the models. Each is a file of weights whose name holds the
+stage and the round that wrote it. A round reads the files of the round before and writes its own, so
+that a round that is not committed can be made again from the same past; which round counts is said by
+the run's state alone.
 """
 
 from contextlib import ExitStack
@@ -18,7 +19,7 @@ from stillroom.common.manifest import BLOCK, Manifest
 from stillroom.common.tensorfile import header
 from stillroom.common.weightfile import HashedOutput, WeightReader, durable_stream
 
-RESIDUAL, FIRST, SECOND = "residual", "first", "second"
+RESIDUAL, FIRST, SECOND, AVERAGE = "residual", "first", "second", "average"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +30,13 @@ class Memory:
         folder: Exists; this run's alone.
         stage: Name of the stage.
         round: 1-based, the round that is being made.
+        last: It is the stage's last one, after which an average takes the model's place.
     """
 
     folder: Path
     stage: str
     round: int
+    last: bool = False
 
     def before(self, kind: str) -> Path | None:
         """The file that the round before left; None at the first round.

@@ -28,7 +28,11 @@ def result(
         name: tabulate(study, scores, held_out & scores.keys() or scores.keys())
         for name, scores in state.scores.items()
     }
-    student = next((s.name for s in reversed(study.stage) if s.recipe == "distil"), None)
+    student = next(
+        (s.name for s in reversed(study.stage) if s.declared.produces == "student"), None
+    )
+    # A study that leaves no student shows what its last model can do.
+    shown = student or next((s.name for s in reversed(study.stage) if s.name in tables), "")
     models = {name: model.sha256 for name, model in state.models.items()}
     return {
         "status": "failed" if state.error else "completed",
@@ -50,8 +54,8 @@ def result(
             {"name": s.name, "recipe": s.recipe, "rounds": list(rounds.get(s.name, ()))}
             for s in study.stage
         ],
-        "metrics": tables.get(student or "", {}),
-        "teachers": {name: table for name, table in tables.items() if name != student},
+        "metrics": tables.get(shown, {}),
+        "teachers": {name: table for name, table in tables.items() if name != shown},
         "consents": None if state.standings is None else dict(state.standings),
         "notes": list(state.notes),
     }

@@ -13,7 +13,7 @@ def tabulate(study: Study, by_site: Mapping[str, Scores], pool: Iterable[str]) -
     """Scores as ``{site: {label: {...}}}`` with the sites of ``pool`` together as ``pooled``.
 
     A label has ``cases``, ``classes`` and ``detection_rate``; masks add ``mean_dice``, points
-    ``median_error_mm``. A point nobody found has no error but lowers the detection rate: a miss
+    ``median_error_mm``, whole scans ``mean_auc`` and ``accuracy`` instead of a rate. A point nobody found has no error but lowers the detection rate: a miss
     is a failure, never a gap in the table.
 
     Args:
@@ -50,7 +50,7 @@ def _row(prefix: str, scores: list[Scores]) -> dict[str, float]:
         return {}
     cases = sum(row["cases"] for row in rows)
     result: dict[str, float] = {"cases": cases}
-    for what in ("dice", "detected", "found"):
+    for what in ("dice", "detected", "found", "auc", "accuracy"):
         if any(what in row for row in rows):
             result[what] = sum(row.get(what, 0.0) * row["cases"] for row in rows) / cases
     errors = [
@@ -66,6 +66,13 @@ def _summary(label: Label, classes: Mapping[str, Mapping[str, float]]) -> dict[s
     summary: dict[str, Any] = {
         "cases": max(row["cases"] for row in rows),
         "classes": dict(classes),
+    }
+    if label.kind == "bag":
+        for name, what in (("mean_auc", "auc"), ("accuracy", "accuracy")):
+            values = [row[what] for row in rows if what in row]
+            summary[name] = round(sum(values) / len(values), 4) if values else None
+        return summary
+    summary |= {
         "detection_rate": round(sum(row.get("detected", 0.0) for row in rows) / len(rows), 4),
     }
     if label.kind == "mask":

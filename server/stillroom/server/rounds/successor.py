@@ -1,6 +1,7 @@
 """Writes the next global model beside its change and the server's memory, in one walk over the old.
 
-Whole weights: ``new = mean``, or ``base + step(mean - base)`` where the server has an optimiser.
+Whole weights: ``new = mean``, or ``base + step(mean - base)`` where the server has an optimiser. Where a
+moving average is kept, it is the last round's ``new``.
 Changes: ``value = step(mean) + residual`` is encoded, ``new = base + decoded`` is what every site will
 compute from the file, and ``value - decoded`` is the residual of the next round (error feedback:
 Seide et al. 2014; Karimireddy et al. 2019, algorithm 2).
@@ -22,7 +23,7 @@ from stillroom.common.study import Aggregation
 from stillroom.common.tensorfile import header
 from stillroom.common.weightfile import HashedOutput, WeightReader, durable_stream
 from stillroom.server.rounds import adaptive
-from stillroom.server.rounds.memory import FIRST, RESIDUAL, SECOND, Carried, Memory
+from stillroom.server.rounds.memory import AVERAGE, FIRST, RESIDUAL, SECOND, Carried, Memory
 
 MODEL, CHANGE = "next.model", "next.change"
 """Names of the files until their digests are known."""
@@ -59,6 +60,7 @@ class Successor:
                 self._change = BlobWriter(change, encoding, manifest)
             self._stack = stack.pop_all()
         self._carried: dict[str, Carried] = {}
+        self._first, self._last = False, False
         self._buffer = np.empty(BLOCK, np.float32)
 
     def __enter__(self) -> Self:
@@ -80,8 +82,12 @@ class Successor:
         kinds = [] if self._whole else [RESIDUAL]
         if adaptive.is_adaptive(self._rules):
             kinds += [FIRST, SECOND]
+        if self._rules.average is not None:
+            kinds.append(AVERAGE)
+        self._first, self._last = memory.round == 1, memory.last
         for kind in kinds:
-            start = 0.0 if kind == RESIDUAL else adaptive.start_of(kind, self._rules)
+            moment = kind in {FIRST, SECOND}
+            start = adaptive.start_of(kind, self._rules) if moment else 0.0
             self._carried[kind] = Carried(self._stack, memory, kind, floats, start=start)
 
     def put(self, spec: TensorSpec, mean: NDArray[Any] | None) -> None:
@@ -113,12 +119,12 @@ class Successor:
             self._base.read(base)
             if mean is None:
                 self._keep(FIRST, SECOND, count=count)
-                self._model.put(base)
+                self._model.put(self._averaged(base))
                 continue
             block = mean.reshape(-1)[start : start + count]
-            if self._carried:
+            if FIRST in self._carried:
                 block = base + self._step(block - base)
-            self._model.put(block)
+            self._model.put(self._averaged(block))
 
     def _put_change(self, spec: TensorSpec, mean: Floats | None, writer: BlobWriter) -> None:
         # 1. What shall be added, and what earlier rounds still owe.
@@ -158,6 +164,20 @@ class Successor:
         self._carried[FIRST].write(first)
         self._carried[SECOND].write(second)
         return step
+
+    def _averaged(self, block: Floats) -> Floats:
+        """What is written of the new model's ``block``: itself, and its average in the last round."""
+        rate = self._rules.average
+        if rate is None:
+            return block
+        average = self._carried[AVERAGE].read(block.size)
+        if self._first:  # There is no model before the first: initial weights are nobody's.
+            average[:] = block
+        else:
+            average *= np.float32(rate)
+            average += np.float32(1 - rate) * block
+        self._carried[AVERAGE].write(average)
+        return average if self._last else block
 
     def _keep(self, *kinds: str, count: int) -> None:
         for kind in kinds:
