@@ -192,8 +192,7 @@ class GridExchange:
         """Flower's names of messages that were put; None for one that was not.
 
         A site may say that it has a message before all of it is there, and Flower then forgets the
-        message under our hands. The others are then put without it, some of them twice (worked on
-        once); the site is asked again later, as whenever a message was lost.
+        message under our hands. The others are put without it, and the site is asked again later.
         """
         try:
             return list(self._insist(lambda: list(self._grid.push_messages(messages))))
