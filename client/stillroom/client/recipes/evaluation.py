@@ -94,7 +94,7 @@ def _score(
     """
     scores: Scores = {}
     for label in sorted(probabilities.keys() & info.labels):
-        definition = context.study.label[label]
+        definition = context.study.voxel_labels()[label]
         if definition.kind == "mask":
             scores[label] = score_mask(
                 transfer(decode_mask(probabilities[label]), case.grid, grid_of(info)),

@@ -24,7 +24,7 @@ from stillroom.client.training.targets import (
     rasterise,
 )
 from stillroom.common.errors import ResourceError
-from stillroom.common.study import Label
+from stillroom.common.study import VoxelLabel
 
 SECONDS_PER_DAY = 86400
 
@@ -58,6 +58,7 @@ class PseudoLabel(Recipe):
         """One teacher over all cases; its counts."""
         study, stage = context.study, context.study.stage_named(teacher)
         label = stage.label or ""
+        definition = study.voxel_labels()[label]
         weights, sha256 = context.teachers[teacher]
         module = network(study, stage, weights, device)
         counts = {"written": 0, "incomplete": 0, "kept": 0}
@@ -73,8 +74,8 @@ class PseudoLabel(Recipe):
                 continue
             case = cases.case(info.id)
             probabilities = predict(module, case, volume=study.volume, device=device)[label]
-            classes = hard_label(probabilities, study.label[label], case, info)
-            missing = missing_classes(classes, len(study.label[label].classes))
+            classes = hard_label(probabilities, definition, case, info)
+            missing = missing_classes(classes, len(definition.classes))
             counts["incomplete" if missing else "written"] += 1
             provenance = _provenance(context, sha256, missing)
             context.store.write_pseudo(info.id, label, classes, provenance)
@@ -82,7 +83,7 @@ class PseudoLabel(Recipe):
 
 
 def hard_label(
-    probabilities: NDArray[np.floating], definition: Label, case: Case, info: CaseInfo
+    probabilities: NDArray[np.floating], definition: VoxelLabel, case: Case, info: CaseInfo
 ) -> NDArray[np.uint8]:
     """A teacher's output as classes on the stored grid: its argmax, or clean balls around its points."""
     stored = grid_of(info)

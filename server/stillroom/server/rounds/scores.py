@@ -13,8 +13,8 @@ def tabulate(study: Study, by_site: Mapping[str, Scores], pool: Iterable[str]) -
     """Scores as ``{site: {label: {...}}}`` with the sites of ``pool`` together as ``pooled``.
 
     A label has ``cases``, ``classes`` and ``detection_rate``; masks add ``mean_dice``, points
-    ``median_error_mm``, whole scans ``mean_auc`` and ``accuracy`` instead of a rate. A point nobody found has no error but lowers the detection rate: a miss
-    is a failure, never a gap in the table.
+    ``median_error_mm``, whole scans ``mean_auc`` and ``accuracy`` instead of a rate. A point nobody
+    found has no error but lowers the detection rate: a miss is a failure, never a gap in the table.
 
     Args:
         study: For labels and classes.
