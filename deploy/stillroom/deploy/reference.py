@@ -5,18 +5,16 @@
 
 import sys
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
-from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
 
 from stillroom.client.config import SiteConfig
 from stillroom.common.errors import CODES
 from stillroom.common.study import Study
 from stillroom.deploy.ledger_page import ledger_page
 from stillroom.deploy.log_page import log_page, log_schema
+from stillroom.deploy.model_tables import rows_of, sections_below
+from stillroom.deploy.recipes_page import recipes_page
 from stillroom.server.config import ServerConfig
 
 FOLDER = Path("docs/reference")
@@ -36,6 +34,7 @@ def pages() -> dict[str, str]:
         "ledger.md": ledger_page(),
         "log.md": log_page(),
         "log-schema.json": log_schema(),
+        "recipes.md": recipes_page(),
         "study-file.md": _model(
             Study,
             "The study file",
@@ -72,8 +71,7 @@ def _errors() -> str:
 
 def _model(model: type[BaseModel], title: str, intro: str) -> str:
     lines = [f"# {title}", "", intro]
-    seen: set[type[BaseModel]] = set()
-    _section(model, "", lines, seen)
+    _section(model, "", lines, set())
     return "\n".join(lines) + "\n"
 
 
@@ -84,72 +82,13 @@ def _section(
     if model in seen:
         return
     seen.add(model)
-    rows, below = [], []
-    for name, field in model.model_fields.items():
-        inner = _models_in(field.annotation)
-        if inner:
-            below += [(one, _path(prefix, name, field.annotation)) for one in inner]
-        if not inner or field.description:
-            rows.append(f"| `{name}` | {_type(field)} | {_default(field)} | {_text(field)} |")
     if prefix:
         doc = " ".join((model.__doc__ or "").split())
         lines += ["", f"## `{prefix}`", "", doc]
-    if rows:
+    if rows := rows_of(model):
         lines += ["", "| key | type | default | meaning |", "|---|---|---|---|", *rows]
-    for one, path in below:
+    for path, one in sections_below(model, prefix):
         _section(one, path, lines, seen)
-
-
-def _path(prefix: str, name: str, annotation: Any) -> str:
-    bare = f"{prefix.strip('[]')}.{name}".strip(".")
-    origin = get_origin(annotation)
-    if origin is dict:
-        return f"[{bare}.NAME]"
-    return f"[[{bare}]]" if origin is tuple else f"[{bare}]"
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for part in get_args(annotation) for model in _models_in(part)]
-
-
-def _type(field: FieldInfo) -> str:
-    return _name(field.annotation).replace("|", "or")
-
-
-def _name(annotation: Any) -> str:  # a list of rules
-    origin, parts = get_origin(annotation), get_args(annotation)
-    if origin is Annotated:
-        return _name(parts[0])
-    if origin is Literal:
-        return " or ".join(f'"{part}"' for part in parts)
-    if origin in {Union, UnionType}:
-        return " or ".join(_name(part) for part in parts if part is not type(None))
-    if origin is tuple:
-        inner = [_name(part) for part in parts if part is not Ellipsis]
-        return f"list of {inner[0]}" if Ellipsis in parts else f"[{', '.join(inner)}]"
-    if origin is dict:
-        return f"table of {_name(parts[1])}"
-    names = {str: "text", int: "integer", float: "number", bool: "true or false", Path: "path"}
-    if isinstance(annotation, type):
-        return names.get(annotation, "section" if issubclass(annotation, BaseModel) else "path")
-    return "text"
-
-
-def _default(field: FieldInfo) -> str:
-    if field.is_required():
-        return "required"
-    value = field.default if field.default is not PydanticUndefined else None
-    if value is None or value == () or isinstance(value, BaseModel):
-        return ""
-    if isinstance(value, tuple):
-        return f"`[{', '.join(map(str, value))}]`"
-    return f"`{value}`"
-
-
-def _text(field: FieldInfo) -> str:
-    return " ".join((field.description or "").split()).replace("|", "/")
 
 
 def main() -> int:
