@@ -9,8 +9,9 @@ from stillroom.deploy.model_tables import rows_of, sections_below
 _INTRO = """# Recipes
 
 What a stage of a study can do. `stillroom-server recipes` prints the same list, with recipes of your own that
-are installed ([how to write one](../developers/write-a-recipe.md)). What a stage exchanges, and how large it is, is
-printed by `stillroom-server study check`; every other key of a stage is in [study-file.md](study-file.md)."""
+are installed ([how to write one](../developers/write-a-recipe.md)). What a stage exchanges, and how large it
+is, is printed by `stillroom-server study check`; the other keys of a stage are in [the study
+file](study-file.md)."""
 
 
 def recipes_page() -> str:
@@ -51,10 +52,8 @@ def _section(one: Declaration) -> Iterator[str]:
         yield "|---|---|---|---|"
         yield from rows
         for path, section in sections_below(one.options):
-            yield from (
-                row.replace("| `", f"| `{path.strip(chr(91) + chr(93))}.", 1)
-                for row in rows_of(section)
-            )
+            name = path.strip("[]")
+            yield from (row.replace("| `", f"| `{name}.", 1) for row in rows_of(section))
 
 
 def _learns(one: Declaration) -> str:
