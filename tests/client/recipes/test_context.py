@@ -190,7 +190,7 @@ def test_the_student_takes_the_encoder(context: RecipeContext, study: Study) -> 
 
 def test_learning_lowers_the_loss(context: RecipeContext) -> None:
     """Twenty steps, measured on the same windows with the same tiles hidden."""
-    train = context.stage.train.model_copy(update={"steps": 20, "learning_rate": 3e-3})
+    train = context.stage.train.model_copy(update={"steps": 20, "learning_rate": 2e-2})
     longer = replace(context, stage=context.stage.model_copy(update={"train": train}))
     recipe = RECIPES["pretrain_context"]
 
@@ -198,7 +198,7 @@ def test_learning_lowers_the_loss(context: RecipeContext) -> None:
     trained = recipe.run(longer)
     after = recipe.run(replace(context, weights=trained.weights)).metrics["train.loss"]
 
-    assert after < 0.97 * before
+    assert after < 0.95 * before
 
 
 @pytest.mark.parametrize(
