@@ -6,7 +6,7 @@ network, optimiser, rate and steps; arms differ in what the network starts from 
 learns. Scores are of other patients of the same hospitals; the sweep over timesteps has patients of its
 own. Pure functions: the same arguments, the same numbers on a CPU.
 
-    python -P tests/science/arms_diffusion.py [--seed 0 --seed 1] [--quick] [--device cpu]
+    python -P tests/science/arms_diffusion.py [--seed 0 --seed 1] [--quick | --large] [--device cpu]
 """
 
 import argparse
@@ -73,9 +73,9 @@ class Plan:
     side: int = 32
     spacing_mm: float = 6.0
     channels: tuple[int, ...] = (16, 32, 32)
-    pretrain_steps: int = 2000
-    pretrain_batch: int = 16
-    steps: int = 240
+    pretrain_steps: int = 800
+    pretrain_batch: int = 8
+    steps: int = 120
     batch: int = 8
     pretrain_rate: float = 1e-3
     rate: float = 2e-3
@@ -93,6 +93,18 @@ class Plan:
         }
 
 
+LARGE = Plan(
+    pool=100,
+    tested=20,
+    tuned=10,
+    side=64,
+    spacing_mm=3.0,
+    channels=(64, 128, 128),
+    pretrain_steps=20_000,
+    pretrain_batch=64,
+    steps=600,
+)
+"""For a GPU."""
 QUICK = Plan(pool=6, tested=2, tuned=2, pretrain_steps=40, steps=20, timesteps=(0, 50))
 
 
@@ -378,10 +390,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", action="append", type=int)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--large", action="store_true")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="cpu")
     options = parser.parse_args()
+    plan = QUICK if options.quick else LARGE if options.large else Plan()
     for seed in options.seed or [0]:
-        found = run(seed, QUICK if options.quick else Plan(), device=options.device)
+        found = run(seed, plan, device=options.device)
         row = {"seed": seed, "ratios": ratios(found), **found}
         sys.stdout.write(json.dumps(row) + "\n")
         sys.stdout.flush()
