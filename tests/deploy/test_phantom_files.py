@@ -219,3 +219,4 @@ def test_command_line(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert {p.name for p in (out / "A0001").iterdir()} >= {"ct", "chambers.nii.gz"}
     assert (out / "sheet.png").stat().st_size > 1000
+    assert len((out / "burden.csv").read_text("utf-8").splitlines()) == 3

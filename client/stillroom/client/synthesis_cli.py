@@ -11,9 +11,9 @@ from stillroom.common.errors import ConfigError
 def synthesise(
     config: Annotated[Path, typer.Option("--config", "-c", help="This site's site.toml.")],
     stage: Annotated[str, typer.Option(help="The stage that left the denoiser.")],
-    model: Annotated[Path, typer.Option(help="Its model: <sha256>.safetensors.")],
+    model: Annotated[Path, typer.Option(help="Its model, a file called SHA256.safetensors.")],
     encoder_stage: Annotated[str, typer.Option(help="A stage that left a teacher or student.")],
-    encoder: Annotated[Path, typer.Option(help="Its model: <sha256>.safetensors.")],
+    encoder: Annotated[Path, typer.Option(help="Its model, a file called SHA256.safetensors.")],
     count: Annotated[int, typer.Option(min=2, help="Slices to draw.")] = 64,
     steps: Annotated[int, typer.Option(min=1, max=1000, help="Steps of the sampler.")] = 50,
 ) -> None:

@@ -13,16 +13,18 @@ from stillroom.client.intake.store import CaseInfo, CaseStore
 from stillroom.client.recipes.bags import classify
 from stillroom.client.recipes.context import RecipeContext
 from stillroom.client.recipes.registry import RECIPES
+from stillroom.client.training.cases import Case
 from stillroom.client.training.classification import area_under_curve, score_classes
 from stillroom.client.training.device import choose_device
 from stillroom.client.training.losses import Target
-from stillroom.client.training.tiles import Bags
+from stillroom.client.training.targets import Grid
+from stillroom.client.training.tiles import Bags, Vectors
 from stillroom.common.errors import ConfigError, DataError
 from stillroom.common.metrics import check_metrics
 from stillroom.common.nn.bags import BagClassifier, GatedPool, TransformerPool
 from stillroom.common.nn.prepare import module_of
 from stillroom.common.nn.weights import export, initial, manifest_of
-from stillroom.common.study import Study
+from stillroom.common.study import Study, Volume
 
 SIDE = 32
 TRAIN = {"steps": 2, "batch_size": 2, "learning_rate": 3e-3}
@@ -202,6 +204,25 @@ def test_two_rounds_repeat_and_leave_what_may_leave(
         manifest_of(module_of(study, context.stage)).check(result.weights, max_norm=1e6)
         assert result.samples == dict.fromkeys(groups, 4)
         assert result.metrics["train.blob.loss"] == result.metrics["train.loss"]
+
+
+def test_a_frozen_extractor_reads_each_scan_once() -> None:
+    """Vectors are those of the tiles asked for, in that order, and are made a single time."""
+    grid = Grid((16, 16, 48), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
+    image = np.zeros(grid.shape, np.int16)
+    image[:, :, 16:32], image[:, :, 32:] = 100, 200
+    case, calls = Case("c", grid, image, {}, None), list[int]()
+
+    def extract(tiles: Tensor) -> Tensor:
+        calls.append(len(tiles))
+        return tiles.mean((2, 3, 4))
+
+    volume = Volume(spacing_mm=(1, 1, 1), patch=(16, 16, 16), hu_window=(0, 200))
+    look = Vectors((16, 16, 16), volume, extract)
+
+    assert look(case, [2, 0]).flatten().tolist() == [1.0, -1.0]
+    assert look(case, [1]).flatten().tolist() == [0.0]
+    assert calls == [3]
 
 
 def test_the_extractor_begins_from_the_student(study: Study, store: CaseStore) -> None:

@@ -7,7 +7,7 @@ whatever the number of its tiles.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,15 +27,22 @@ from stillroom.client.training.classification import score_classes
 from stillroom.client.training.device import Device, seeded
 from stillroom.client.training.loop import Losses
 from stillroom.client.training.sampling import Batch
-from stillroom.client.training.tiles import Bags, BagSource, bag_of, covering, for_tiles
+from stillroom.client.training.tiles import (
+    AT_ONCE,
+    Bags,
+    BagSource,
+    Look,
+    Vectors,
+    covering,
+    for_tiles,
+    pixels,
+)
 from stillroom.common.errors import ResourceError
 from stillroom.common.nn.tiles import pooled, tile_shape
 from stillroom.common.recipes.bags import BagOptions
 
-AT_ONCE = 32
-"""Tiles of one forward pass when a scan is scored."""
 Features = Callable[[Tensor], Tensor]
-"""Tiles ``(T, Cin, d, h, w)`` -> vectors ``(T, C)``."""
+"""What a ``Look`` gives -> vectors ``(T, C)`` on the device."""
 
 
 class BagsOfTiles(TrainingRecipe):
@@ -60,7 +67,7 @@ class BagsOfTiles(TrainingRecipe):
             {case_id: class_of(context, context.store.info(case_id)) for case_id in ids},
             stage.label or "",
             WorkingSet.of_stage(context.store, study, stage).case,
-            volume=study.volume,
+            look=look_of(context, context.choose_device()),
             tile=tile_shape(study, options.tile),
             most=options.most_tiles,
             batch_size=stage.train.batch_size,
@@ -71,7 +78,7 @@ class BagsOfTiles(TrainingRecipe):
     def learner(self, context: RecipeContext, device: Device) -> Learner:
         """Pool and head, and the extractor where it learns."""
         module = self.predictor(context, device)
-        features = extractor_of(context, module, device)
+        features = features_of(context, module, device)
         place = for_tiles(device, context.stage.chosen(BagOptions).tile)
         label = context.stage.label or ""
 
@@ -100,8 +107,10 @@ class BagsOfTiles(TrainingRecipe):
             raise no_case(f"no labelled case to score stage {stage.name} on")
         device, rows = context.choose_device(), []
         module = self.predictor(context, device).eval()
-        features = extractor_of(context, module, device)
+        features, look = features_of(context, module, device), look_of(context, device)
         working_set = WorkingSet.of_stage(context.store, study, stage)
+        side = stage.chosen(BagOptions).tile
+        tile, place = tile_shape(study, side), for_tiles(device, side)
         with seeded(device, context.round_seed):
             for index, info in enumerate(infos):
                 if context.should_stop():
@@ -109,7 +118,8 @@ class BagsOfTiles(TrainingRecipe):
                         "This site stopped the round.", fix="Start it again.", code="STR-502"
                     )
                 case = working_set.case(info.id)
-                rows.append(probabilities(context, module, features, case, device))
+                every = range(len(covering(case.grid.shape, tile)))
+                rows.append(probabilities(module, features, look, case, every, device=place))
                 if keep is not None:
                     _keep(keep, info.id, label, study.label[label].classes, rows[-1])
                 context.progress((index + 1) / len(infos))
@@ -124,12 +134,26 @@ def class_of(context: RecipeContext, info: CaseInfo) -> int:
     return context.study.label[label].classes.index(info.bags[label])
 
 
-def extractor_of(context: RecipeContext, module: nn.Module, device: Device) -> Features:
-    """What makes vectors of tiles: the part of ``module`` that learns, or the frozen backbone."""
+def features_of(context: RecipeContext, module: nn.Module, device: Device) -> Features:
+    """Vectors of what ``look_of`` shows: by the extractor that learns, or already made."""
     if context.stage.backbone is None:
-        return lambda tiles: pooled(module, tiles)
+        return lambda tiles: pooled(module, device.move(tiles))
+    return lambda vectors: vectors.to(device.kind)
+
+
+def look_of(context: RecipeContext, device: Device) -> Look:
+    """Tiles for an extractor that learns; vectors, made once a round, by a backbone that does not."""
+    study, side = context.study, context.stage.chosen(BagOptions).tile
+    tile, place = tile_shape(study, side), for_tiles(device, side)
+    if context.stage.backbone is None:
+        return pixels(tile, study.volume)
     backbone = frozen(context, context.stage.backbone, device)
-    return lambda tiles: pooled(backbone, tiles).detach()
+
+    def extract(tiles: Tensor) -> Tensor:
+        with torch.no_grad(), place.autocast():
+            return pooled(backbone, device.move(tiles))
+
+    return Vectors(tile, study.volume, extract)
 
 
 def classify(
@@ -139,7 +163,7 @@ def classify(
 
     Args:
         module: A ``BagClassifier``.
-        features: Its extractor.
+        features: Vectors of what the bags hold.
         batch: Bags.
         device: Where both are.
         label: The label type.
@@ -149,23 +173,27 @@ def classify(
     if (target := batch.targets.get(label)) is None:
         return {}
     with device.autocast():
-        logits = module(features(device.move(batch.x)), batch.sizes)
+        logits = module(features(batch.x), batch.sizes)
     chosen = logits.float()[target.rows.to(device.kind)]
     return {label: cross_entropy(chosen, target.classes.to(device.kind))}
 
 
 def probabilities(
-    context: RecipeContext, module: nn.Module, features: Features, case: Case, device: Device
+    module: nn.Module,
+    features: Features,
+    look: Look,
+    case: Case,
+    every: Sequence[int],
+    *,
+    device: Device,
 ) -> np.ndarray:
-    """``(classes,)`` of a scan, from all of its tiles."""
-    study, options = context.study, context.stage.chosen(BagOptions)
-    tile, place = tile_shape(study, options.tile), for_tiles(device, options.tile)
-    starts, found = covering(case.grid.shape, tile), list[Tensor]()
-    with torch.inference_mode(), place.autocast():
-        for first in range(0, len(starts), AT_ONCE):
-            x = bag_of(case, starts[first : first + AT_ONCE], tile, study.volume)
-            found.append(features(device.move(x)))
-        logits = module(torch.cat(found), [len(starts)])
+    """``(classes,)`` of a scan, from the tiles ``every``."""
+    with torch.no_grad(), device.autocast():
+        parts = [
+            features(look(case, every[first : first + AT_ONCE]))
+            for first in range(0, len(every), AT_ONCE)
+        ]
+        logits = module(torch.cat(parts), [len(every)])
     return np.asarray(logits[0].float().softmax(0).cpu().numpy())
 
 

@@ -57,6 +57,10 @@ def for_tiles(device: Device, side: int) -> Device:
     return replace(device, bf16=device.bf16 and (device.kind == "cuda" or side >= BF16_SIDE))
 
 
+AT_ONCE = 32
+"""Tiles of one forward pass when all of a scan are read."""
+
+
 @dataclass(frozen=True, slots=True)
 class Windows(Batch):
     """Windows of N tiles, ``x`` ``(B * N, Cin, d, h, w)``, identifiers ``<case>/<window>``.
@@ -70,7 +74,7 @@ class Windows(Batch):
 
 @dataclass(frozen=True, slots=True)
 class Bags(Batch):
-    """Bags of tiles one after the other, ``x`` ``(sum of sizes, Cin, d, h, w)``, a case each.
+    """Bags one after the other, a case each: ``x`` ``(sum of sizes, ...)``, tiles or their vectors.
 
     Attributes:
         sizes: Tiles of each bag.
@@ -137,9 +141,43 @@ class WindowSource:
         return Windows(torch.cat(tiles), {}, tuple(ids), torch.stack(masks))
 
 
-def bag_of(case: Case, starts: Sequence[Index], tile: Index, volume: Volume) -> Tensor:
-    """Tiles ``(T, Cin, *tile)`` at ``starts``."""
-    return torch.stack([piece(case, start, tile, volume) for start in starts])
+Look = Callable[[Case, Sequence[int]], Tensor]
+"""Some tiles of a case, by their numbers in ``covering``: ``(T, Cin, d, h, w)``, or vectors of them."""
+
+
+def pixels(tile: Index, volume: Volume) -> Look:
+    """Tiles as they are."""
+
+    def look(case: Case, chosen: Sequence[int]) -> Tensor:
+        starts = covering(case.grid.shape, tile)
+        return torch.stack([piece(case, starts[i], tile, volume) for i in chosen])
+
+    return look
+
+
+class Vectors:
+    """Vectors of tiles by a network that does not change: each scan is read once and remembered.
+
+    Args:
+        tile: Of one tile.
+        volume: Window of intensities.
+        extract: Tiles -> vectors ``(T, C)``.
+    """
+
+    def __init__(self, tile: Index, volume: Volume, extract: Callable[[Tensor], Tensor]) -> None:
+        self._tile, self._extract, self._pixels = tile, extract, pixels(tile, volume)
+        self._known: dict[str, Tensor] = {}
+
+    def __call__(self, case: Case, chosen: Sequence[int]) -> Tensor:
+        """``(T, C)`` of the tiles with these numbers."""
+        if case.id not in self._known:
+            every = range(len(covering(case.grid.shape, self._tile)))
+            parts = [
+                self._extract(self._pixels(case, every[first : first + AT_ONCE])).cpu()
+                for first in range(0, len(every), AT_ONCE)
+            ]
+            self._known[case.id] = torch.cat(parts)
+        return self._known[case.id][list(chosen)]
 
 
 class BagSource:
@@ -149,7 +187,7 @@ class BagSource:
         classes: Case -> class.
         label: Whose classes they are.
         read: Case by identifier.
-        volume: Window of intensities.
+        look: Tiles of a case by their numbers in ``covering``, or vectors of them.
         tile: Of one tile.
         most: Tiles of a bag; a random choice where a scan has more.
         batch_size: Bags of a batch.
@@ -162,14 +200,14 @@ class BagSource:
         label: str,
         read: Callable[[str], Case],
         *,
-        volume: Volume,
+        look: Look,
         tile: Index,
         most: int,
         batch_size: int,
         seed: int,
     ) -> None:
         self._classes, self._label, self._read = classes, label, read
-        self._volume, self._tile, self._most, self._batch_size = volume, tile, most, batch_size
+        self._look, self._tile, self._most, self._batch_size = look, tile, most, batch_size
         self._rng = np.random.default_rng(seed)
         self._queue: list[str] = []
 
@@ -181,9 +219,8 @@ class BagSource:
                 known = sorted(self._classes)
                 self._queue = [known[i] for i in self._rng.permutation(len(known))]
             case = self._read(self._queue.pop())
-            starts = covering(case.grid.shape, self._tile)
-            chosen = self._rng.permutation(len(starts))[: self._most]
-            bags.append(bag_of(case, [starts[i] for i in chosen], self._tile, self._volume))
+            count = len(covering(case.grid.shape, self._tile))
+            bags.append(self._look(case, self._rng.permutation(count)[: self._most].tolist()))
             ids.append(case.id)
         truth = torch.tensor([self._classes[one] for one in ids])
         targets = {self._label: Target(torch.arange(len(ids)), truth)}

@@ -127,13 +127,14 @@ class Adapted(nn.Module):
     @override
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Logits ``(B, outputs, D, H, W)`` per label for ``x`` ``(B, Cin, D, H, W)``."""
-        return self.adapter(self.backbone, x)  # type: ignore[no-any-return]
+        logits: dict[str, Tensor] = self.adapter(self.backbone, x)
+        return logits
 
 
 def dense(network: nn.Module, x: Tensor, reading: Mapping[str, int]) -> Tensor:
     """What a linear layer reads of a student, teacher or denoiser: ``(B, C, D, H, W)``."""
-    features: Callable[..., Any] = network.features
-    found: Tensor = features(x, **reading).decoder
+    readable: Any = network
+    found: Tensor = readable.features(x, **reading).decoder
     return found
 
 

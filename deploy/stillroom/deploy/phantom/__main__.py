@@ -9,7 +9,12 @@ from rich.progress import track
 
 from stillroom.common.console import run_cli
 from stillroom.common.errors import ConfigError
-from stillroom.deploy.phantom.annotations import write_markups, write_mask
+from stillroom.deploy.phantom.annotations import (
+    burden_of,
+    write_classes,
+    write_markups,
+    write_mask,
+)
 from stillroom.deploy.phantom.dicom import draw_ids, write_series
 from stillroom.deploy.phantom.painting import make_case
 from stillroom.deploy.phantom.scanner import SCANNERS
@@ -31,7 +36,7 @@ def generate(
     scanner: Annotated[str, typer.Option(help=f"{', '.join(SCANNERS)}, or `all` in turn.")] = "all",
     png: Annotated[bool, typer.Option("--png", help="Also draw a contact sheet.")] = False,
 ) -> None:
-    """Write synthetic cardiac CT as DICOM series, with label maps (NIfTI) and points (markups)."""
+    """Write synthetic cardiac CT as DICOM series, with label maps, points and classes (CSV)."""
     names = list(SCANNERS) if scanner == "all" else [scanner]
     if scanner != "all" and scanner not in SCANNERS:
         raise ConfigError(
@@ -40,17 +45,21 @@ def generate(
     if out.exists() and any(out.iterdir()):
         raise ConfigError(f"{out} is not empty.", fix="Name a new or empty folder.", code="STR-107")
     tiles: list[Image.Image] = []
+    judged: list[tuple[str, str]] = []
     for k in track(range(cases), description="painting"):
         name = names[k % len(names)]
         case = make_case(seed + k, name, size=size, spacing_mm=field_of_view / size)
         patient = f"A{k + 1:04d}"
         folder = out / patient
-        write_series(case, folder / "ct", draw_ids("python", patient, seed + k), SCANNERS[name])
+        ids = draw_ids("python", patient, seed + k)
+        write_series(case, folder / "ct", ids, SCANNERS[name])
+        judged.append((ids.series, burden_of(case)))
         for label in ("chambers", "vessels", "calcification", "heart"):
             write_mask(case, getattr(case, label), folder / f"{label}.nii.gz")
         write_markups(case.points, folder / "landmarks.mrk.json")
         if png:
             tiles.append(draw_case(case))
+    write_classes(judged, out / "burden.csv")
     if tiles:
         _paste(tiles).save(out / "sheet.png")
     typer.echo(f"{cases} cases in {out}")

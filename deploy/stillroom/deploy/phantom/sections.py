@@ -28,8 +28,9 @@ class Sections:
     def of(self, patients: Iterable[int]) -> "Sections":
         """The slices of ``patients`` alone: splits are between patients, never between slices."""
         chosen = np.isin(self.patients, list(patients))
-        arrays = (self.hu, self.chambers, self.vessels, self.patients)
-        return Sections(*(one[chosen] for one in arrays))
+        return Sections(
+            self.hu[chosen], self.chambers[chosen], self.vessels[chosen], self.patients[chosen]
+        )
 
 
 def sections(
