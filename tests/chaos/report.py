@@ -66,7 +66,7 @@ def _lines(results: Mapping[str, Any]) -> list[str]:
         "",
         "`kill -9` at a named moment of a round; what died is started again at once or after up to three",
         "seconds, as a service manager does, and that time is in the seconds. Work goes on when the next",
-        "answer, training or commit is seen.",
+        "answer, training or commit is seen. A machine with other work to do takes longer over it.",
         "",
         "| killed | kills | goes on after s, median | most |",
         "|---|---|---|---|",
@@ -99,7 +99,9 @@ def _lines(results: Mapping[str, Any]) -> list[str]:
 def _where(results: Mapping[str, Any]) -> str:
     seconds = sum(part["seconds"] for part in results.values())
     versions = f"Python {platform.python_version()}, flwr {version('flwr')}"
-    return f"{versions}, {os.cpu_count()} cores, {seconds:.0f} s."
+    loads = [f"{name} {part['load']}" for name, part in results.items() if "load" in part]
+    load = f" Load average, 15 minutes: {', '.join(loads)}." if loads else ""
+    return f"{versions}, {os.cpu_count()} cores, {seconds:.0f} s.{load}"
 
 
 def _problems(results: Mapping[str, Any]) -> list[str]:

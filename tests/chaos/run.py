@@ -91,7 +91,8 @@ class Total:
         """For ``chaos.json`` and the page."""
         found = {"rows": self.rows, "wrong": self.wrong, "lost": self.lost}
         why = {"left_out": self.left_out} if self.left_out else {}
-        return {**found, "problems": self.problems, "seconds": round(seconds), **why}
+        load = round(os.getloadavg()[2], 1)
+        return {**found, "problems": self.problems, "seconds": round(seconds), "load": load, **why}
 
 
 def plan(out: Path, number: int, *, sites: int = 3, **more: Any) -> Plan:
