@@ -113,8 +113,9 @@ def _case_pictures(  # where from, which case, what to call it, where to
     store: CaseStore, folder: Path, case_id: str, study: Study, caption: str, layout: Layout
 ) -> list[tuple[str, Path]]:
     info, image = store.info(case_id), store.image(case_id)
-    masks = {name: label for name, label in study.label.items() if label.kind == "mask"}
-    points = {name: label for name, label in study.label.items() if label.kind == "points"}
+    predicted = study.student_labels()
+    masks = {name: label for name, label in predicted.items() if label.kind == "mask"}
+    points = {name: label for name, label in predicted.items() if label.kind == "points"}
     truth = {name: store.mask(case_id, name) for name in masks if name in info.masks}
     guess = {name: np.load(folder / f"{case_id}.{name}.npy") for name in masks}
     true_points = {k: v for name in points for k, v in info.points.get(name, {}).items()}

@@ -79,6 +79,8 @@ def _calls(
             held_out_only=held_out_only,
             consents=standings,
         )
+        if not sites:
+            continue  # nobody can, or its model predicts nothing that could be scored
         task = desk.task(STAGE, stage, number or stage.rounds, needed_models(STAGE, stage))
         calls += [Call(STAGE, site, task) for site in sites]
     return calls

@@ -35,7 +35,7 @@ def exchange_of(prepared: PreparedStudy, stage: Stage) -> tuple[str, ...]:
         return ("counts only", "< 1 kB", "", "")
     ready, rule = prepared.stages[stage.name], stage.aggregation
     encoding, privacy = stage.exchange.encoding, "none"
-    size = most_bytes(encoding, ready.manifest) / 1e6
+    size = most_bytes(encoding, ready.manifest)
     method = f"trimmed-mean {rule.trim:g}" if rule.method == "trimmed-mean" else rule.method
     clipped = f"clipped to {rule.clip_norm:g}" if rule.clip_norm is not None else ""
     server = rule.server if rule.server != "fedavg" else ""
@@ -44,10 +44,14 @@ def exchange_of(prepared: PreparedStudy, stage: Stage) -> tuple[str, ...]:
         privacy = f"epsilon {ready.epsilon[-1]:.4g} at delta {stage.privacy.delta:g}"
     return (
         ", ".join(ready.manifest.groups),
-        f"{size:.2f} MB, {encoding}",
+        f"{_in_words(size)}, {encoding}",
         ", ".join(part for part in (method, clipped, server, average) if part),
         privacy,
     )
+
+
+def _in_words(size: int) -> str:
+    return f"{size / 1e6:.2f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"
 
 
 def release(
