@@ -1,5 +1,6 @@
 """A few smuggling attempts on a live consortium; all of them are tried by ``make boundary``."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,5 +17,7 @@ def test_a_live_consortium_refuses_and_goes_on() -> None:
     )
 
     assert done.returncode == 0, done.stdout + done.stderr
-    # Seven attempts, a site that says no, and the study as a whole.
-    assert "live 9/9" in done.stdout.splitlines()[-1]
+    said = re.search(r"live (\d+)/(\d+)", done.stdout.splitlines()[-1])
+    # At least seven attempts, a site that says no, and the study as a whole.
+    assert said is not None
+    assert int(said[1]) == int(said[2]) >= 9
