@@ -57,6 +57,7 @@ bench: $(STAMP) ## Speed beside Flower and NVFlare, as ratios in one run; writes
 	@$(BIN)/python -P tests/bench/bench_intake.py
 	@$(BIN)/python -P tests/bench/bench_predict.py
 	@$(BIN)/python -P tests/bench/bench_gate.py
+	@$(BIN)/python -P tests/bench/bench_log.py
 	@$(BIN)/python -P tests/bench/bench_training.py
 	@$(BIN)/python -P tests/bench/performance.py
 

@@ -12,6 +12,7 @@ The file of hooks (JSON) holds::
             when there is something in the folder ``once``, and is set right again ``for_s`` later
     profile [role]: stacks of these processes go into ``profile-<site>-<role>.txt``
     gate    "alternate": couriers have no gate in every other round (``gateless``)
+    log     "time": seconds of every call that the log takes go into ``logtimes`` (``logtimes``)
     live    a boundary run's script (``boundary/live_hooks``)
     ports   true: local ports of a courier's transfers, which use http.client, go into
             ``ports/<site>``
@@ -104,6 +105,11 @@ def install(file: str) -> None:
             changes.setdefault(place, []).append(change)
     if who == "courier" and hooks.get("gate") == "alternate":
         changes["stillroom.client.gate"] = [_open_the_gate]
+    if who in {"app", "link", "courier"} and hooks.get("log") == "time":
+        import logtimes
+
+        place, change = logtimes.timing(who, site, Path(file).with_name("logtimes"))
+        changes.setdefault(place, []).append(change)
     for point in hooks.get("points", ()):
         if point["role"] == who and point.get("site", "") in {"", site}:
             module, name = point["target"].split(":")
