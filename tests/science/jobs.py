@@ -1,16 +1,19 @@
 """Families and seeds as processes of one thread each, results kept as they come.
 
 A result is one file, renamed into place when it is whole: an interrupted run goes on from those that
-are there, and what has none was not run.
+are there, and what has none was not run. One that other arms or sizes left does not count; the product's
+own code may have changed meanwhile, which is for whoever resumes to know.
 """
 
+import hashlib
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +36,21 @@ class Job:
     def result(self, folder: Path) -> dict[str, Any] | None:
         """What was kept of it; None when it has not run to its end."""
         path = self.path(folder)
-        return json.loads(path.read_text("utf-8")) if path.exists() else None
+        kept = json.loads(path.read_text("utf-8")) if path.exists() else {}
+        return kept if kept.get("arms") == arms() else None
 
 
-def keep(path: Path, value: Any) -> None:
-    """Write ``value`` whole or not at all."""
+@cache
+def arms() -> str:
+    """SHA-256 of what decides which arms are run, and at which sizes."""
+    here = WORKER.parent
+    files = [*here.glob("arms_*.py"), here / "families.py", here / "spine_hospitals.py"]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(files))).hexdigest()
+
+
+def keep(path: Path, found: Mapping[str, Any]) -> None:
+    """Write ``found`` whole or not at all, with the arms that it came from."""
+    value = {**found, "arms": arms()}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(value), "utf-8")
