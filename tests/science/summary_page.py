@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import charts  # beside this file, which is no package
 from gates import CLAIMS, FAMILIES, Claim
-from verdicts import FEWEST, LEVEL, Verdict, confidence, judge, together
+from verdicts import COLLAPSED, FEWEST, LEVEL, Verdict, confidence, judge, together
 
 Results = Mapping[str, Mapping[int, Mapping[str, Any]]]
 """Family -> seed -> what ``families`` found."""
@@ -19,8 +19,9 @@ Results = Mapping[str, Mapping[int, Mapping[str, Any]]]
 RULE = f"""A claim passes when the whole interval of every gate lies on that gate's side, fails when
 the whole interval of one lies on the other, and is inconclusive else. Fewer than {FEWEST} seeds: not run,
 which is never a pass. The interval is a bootstrap of the median ratio over seeds, {LEVEL:.0%}, drawn from
-a fixed seed; both arms of a ratio saw the same patients in the same order. The rule, the sizes and the
-seeds were fixed before the run."""
+a fixed seed; both arms of a ratio saw the same patients in the same order. With a ratio above
+{COLLAPSED:g} in any seed, whose baseline learned next to nothing, a gate is inconclusive. The rule, the
+sizes and the seeds were fixed before the run."""
 PREFACE = """Written by `make science`, from one run on one machine, on synthetic patients: whether what five
 papers claim holds for this implementation at this size. It says nothing about real hearts."""
 NOTES = """Bytes are of one site's update in one round, as 32-bit floats; a dash where the arms are not

@@ -24,6 +24,7 @@ _spec.loader.exec_module(verdicts)
         ([0.9, 1.2, 1.3], "INCONCLUSIVE"),
         ([1.0, 1.0, 1.0], "FAIL"),
         ([1.1, float("nan"), 1.3], "INCONCLUSIVE"),
+        ([1.1, 4e5, 1.3], "INCONCLUSIVE"),
         ([5.0, 5.0], "not run"),
         ([], "not run"),
     ],

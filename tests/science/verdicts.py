@@ -18,6 +18,8 @@ Side = Literal[">", ">=", "<", "<="]
 
 FEWEST = 3
 """Seeds below which nothing passes or fails."""
+COLLAPSED = 20.0
+"""A larger ratio has next to nothing below its line: a baseline that learned nothing is no rival."""
 DRAWS = 10_000
 LEVEL = 0.95
 ORDER: tuple[Verdict, ...] = ("not run", "FAIL", "INCONCLUSIVE", "PASS")
@@ -58,7 +60,7 @@ class Judged:
     Attributes:
         gate: The gate.
         seeds: How many were run.
-        median: Of the seeds' ratios; None without a seed, or when one is no number.
+        median: Of the seeds' ratios; None without a seed, or when one says nothing.
         interval: Bootstrap interval of that median, ``LEVEL``; None likewise.
         verdict: By ``judge``.
     """
@@ -73,13 +75,13 @@ class Judged:
 def judge(gate: Gate, ratios: Sequence[float]) -> Judged:
     """PASS: the whole interval on the gate's side. FAIL: all of it on the other. Else INCONCLUSIVE.
 
-    Fewer than ``FEWEST`` seeds are "not run", whatever they say. With a ratio that is no number there
-    is no interval, and nothing passes or fails.
+    Fewer than ``FEWEST`` seeds are "not run", whatever they say. With a ratio that is no number, or
+    one over a baseline that collapsed, there is no interval, and nothing passes or fails.
     """
     if not ratios:
         return Judged(gate, 0, None, None, "not run")
     verdict: Verdict
-    if not np.isfinite(ratios).all():
+    if not np.isfinite(ratios).all() or max(ratios) > COLLAPSED:
         verdict = "not run" if len(ratios) < FEWEST else "INCONCLUSIVE"
         return Judged(gate, len(ratios), None, None, verdict)
     low, high = interval(ratios)
