@@ -66,10 +66,11 @@ def page(rows: list[dict[str, Any]]) -> str:
     lines = [
         "# What the encodings cost",
         "",
-        "Written by `make science`, from one run on one machine. The demo's study, every stage in one",
-        "encoding both ways, the same patients and seeds. Scores are of the student at the held-out site:",
-        "8 phantoms of a scanner nobody trained on. Bytes are of the student's last round, one site. With",
-        "one run per seed, differences of a few hundredths are not to be told from chance.",
+        "Written by `make science ENCODINGS=1`, from one run on one machine. The demo's study, every",
+        "stage in one encoding both ways, the same patients and seeds. Scores are of the student at the",
+        "held-out site: 8 phantoms of a scanner nobody trained on. Bytes are of the student's last",
+        "round, one site. With one run per seed, differences of a few hundredths are not to be told",
+        "from chance.",
         "",
     ]
     labels = list(rows[0]["pooled"])

@@ -1,0 +1,134 @@
+"""``make science``: the claims of five papers, held against this implementation.
+
+Every seed's figures are kept as they come; ``--resume`` goes on from those that are there. At full size,
+and when every seed asked for was run, docs/reference/science.md, science.json and the pictures are
+written; else they lie in the folder of results and only the verdicts are printed. ``QUICK=1``
+shows in minutes that everything runs; its figures mean nothing.
+
+    python -P tests/science/claims.py [--seeds 3] [--family spine] [--minutes 60] [--resume]
+                                      [--jobs 2] [--keep FOLDER]
+"""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+sys.path.insert(0, str(HERE))
+
+import jobs  # noqa: E402  # beside this file, which is no package
+import summary_page  # noqa: E402
+from gates import FAMILIES  # noqa: E402
+
+SEEDS = (11, 12, 13, 14, 15)
+"""Those below ten were left to development."""
+PUBLISHED = ROOT / "docs" / "reference"
+KEEP = ROOT / "science-out"
+
+
+def main() -> int:
+    """Status 1 when an arm broke or was not run; a claim that fails is a result."""
+    options = _options()
+    quick = options.quick or os.environ.get("QUICK", "") not in {"", "0"}
+    if options.one:
+        family, seed, folder = options.one
+        return _one(jobs.Job(family, int(seed)), Path(folder), quick=quick)
+
+    # 1. What has to be run, seed by seed, so that a run that ends early has whole seeds.
+    folder = options.keep / ("quick" if quick else "full")
+    if not options.resume:
+        shutil.rmtree(folder, ignore_errors=True)
+    seeds, names = SEEDS[: options.seeds], options.family or list(FAMILIES)
+    wanted = [jobs.Job(family, seed) for seed in seeds for family in names]
+
+    # 2. As processes; what is cut off leaves nothing and is not run.
+    began = time.monotonic()
+    seconds = None if options.minutes is None else 60 * options.minutes
+    failed = jobs.run_all(
+        wanted, folder, at_once=options.jobs, seconds=seconds, quick=quick, say=_say
+    )
+    _say(f"{(time.monotonic() - began) / 60:.1f} minutes")
+
+    # 3. Verdicts from what is there.
+    results = _collect(wanted, folder)
+    whole = set(wanted) == {jobs.Job(f, s) for f in FAMILIES for s in seeds}
+    complete = all(job.result(folder) is not None for job in wanted)
+    claims = summary_page.judged(results)
+    _write(PUBLISHED if whole and complete and not quick else folder, claims, results)
+    for claim in claims:
+        _say(_line(claim))
+    if quick:
+        _say("QUICK: everything runs; nothing of these figures is a result.")
+    _say(summary_page.last_line(claims))
+    return 0 if complete and not failed else 1
+
+
+def _one(job: jobs.Job, folder: Path, *, quick: bool) -> int:
+    """What a process of its own does: one family on one seed."""
+    # Only here: torch takes seconds to load, and whoever waits for processes needs none of it.
+    from families import RUNS
+
+    began, cpu = time.time(), time.process_time()
+    found = RUNS[job.family](job.seed, quick=quick)
+    spent = {"cpu_s": time.process_time() - cpu, "wall_s": time.time() - began}
+    jobs.keep(job.path(folder), {**found, **spent})
+    return 0
+
+
+def _collect(wanted: Sequence[jobs.Job], folder: Path) -> dict[str, dict[int, Any]]:
+    results: dict[str, dict[int, Any]] = {family: {} for family in FAMILIES}
+    for job in wanted:
+        if (found := job.result(folder)) is not None:
+            results[job.family][job.seed] = found
+    return results
+
+
+def _write(folder: Path, claims: list[dict[str, Any]], results: dict[str, dict[int, Any]]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = summary_page.pictures(results)
+    for name, picture in drawn.items():
+        (folder / name).write_text(picture, "utf-8")
+    text = summary_page.page(claims, results, list(drawn))
+    (folder / "science.md").write_text(text, "utf-8")
+    value = {"claims": claims, "counts": summary_page.counts(claims), "results": results}
+    (folder / "science.json").write_text(json.dumps(value, indent=1) + "\n", "utf-8")
+    _say(f"written: {folder / 'science.md'}")
+
+
+def _line(claim: dict[str, Any]) -> str:
+    gates = [
+        f"{one['gate']['ratio']} {one['median']:.3f} [{one['interval'][0]:.3f}, {one['interval'][1]:.3f}] "
+        f"{one['gate']['side']} {one['gate']['value']:g}"
+        for one in claim["gates"]
+        if one["interval"]
+    ]
+    return f"{claim['claim']}  {claim['verdict'] or 'reported'}  " + "; ".join(gates)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=3, choices=range(1, len(SEEDS) + 1))
+    parser.add_argument("--family", action="append", choices=tuple(FAMILIES))
+    parser.add_argument("--minutes", type=float)
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--keep", type=Path, default=KEEP)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
