@@ -1,11 +1,11 @@
 """What the gate adds to the way of one update of a 62 M-parameter model (249 MB, 150 tensors).
 
 First in real rounds: three sites, mutual TLS, real processes, with and without the gate in turn
-(``gate_round``); once with one step of training, once with none at all. Then on its own, in one process and one run, for each encoding. Plain: the runner's
-file is written, and a file of the size that leaves is sent over loopback HTTP to a receiver that
-proves its name, as the edge does. Gate: the runner's file is read and checked, what leaves is made of
-it, and the ledger is fsynced. No TLS, no second hop and no training: a real round is longer, so the
-share of a real round is smaller.
+(``gate_round``); with one step of training, and with none at all. Then on its own, in one process and
+one run, for each encoding. Plain: the runner's file is written, and a file of the size that leaves is
+sent over loopback HTTP to a receiver that proves its name, as the edge does. Gate: the runner's file
+is read and checked, what leaves is made of it, and the ledger is fsynced. No TLS, no second hop and
+no training: a real round is longer, so the share of a real round is smaller.
 
     python -P tests/bench/bench_gate.py [--tensors 150] [--values 413000] [--repeats 3] [--pairs 4]
                                         [--steps 1]
