@@ -152,7 +152,9 @@ def replay(folder: Path) -> Part:
 
     found = [
         *replays.rehearsals(folder),
-        *replays.trials(folder / "trials", replays.ENCODINGS, tuple(replays.RULES)),
+        *replays.trials(folder / "trials", replays.ENCODINGS, replays.RULES),
+        *replays.trials(folder / "averaged", ("fp32",), replays.AVERAGED),
+        *replays.trials(folder / "last", ("fp32",), replays.AVERAGED, keep="last"),
     ]
     lines = [
         "By `stillroom-audit replay` in a folder that holds the log and what was kept, and in a",
