@@ -30,6 +30,8 @@ from stillroom.common.study import PreparedStage, PreparedStudy, Study
 from stillroom.common.tensorfile import write_weights
 from stillroom.common.versions import HEADER, own_version, present
 from stillroom.server.config import ServerConfig
+from stillroom.common.errors import ResourceError
+from stillroom.server.health import require_serving
 from stillroom.server.operator import Operator
 from stillroom.server.superexec import superexec_secret
 
@@ -110,6 +112,16 @@ def test_no_http_without_a_valid_site_certificate(
 def test_a_valid_certificate_reaches_http(server: Any, papers: Any) -> None:
     """The same request under a site's certificate is answered; otherwise the test above is void."""
     assert http_bytes(server.ports.edge, context(papers, "north")).startswith(b"HTTP/1.1 401")
+
+
+def test_health(server: Any) -> None:
+    """A service manager hears that the server answers, and STR-520 once it does not."""
+    config = ServerConfig.load(server.config)
+    require_serving(config)
+
+    with pytest.raises(ResourceError) as caught:
+        require_serving(config.model_copy(update={"inner_port": 1}))
+    assert caught.value.code == "STR-520"
 
 
 def ask_about(server: Any, papers: Any, version: str | None) -> httpx.Response:
