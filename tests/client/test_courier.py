@@ -332,6 +332,12 @@ def test_shared_secret(tmp_path: Path) -> None:
     assert caught.value.code == "STR-202"
     assert "hunter2" not in str(caught.value)
 
+    tmp_path.chmod(0o2750)  # a folder that two accounts share by their group
+    assert config.read_secret() == b"hunter2"
+    config.runner_secret.chmod(0o644)
+    with pytest.raises(TrustError):
+        config.read_secret()
+    tmp_path.chmod(0o750)
     config.runner_secret.chmod(0o600)
     assert config.read_secret() == b"hunter2"
     config.runner_secret.write_bytes(b"")

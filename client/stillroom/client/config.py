@@ -63,7 +63,8 @@ class SiteConfig(Section):
     """A loopback port between courier and runner in place of the socket in ``exchange``, where that
     folder cannot hold one. The runner then needs ``lo``; with the socket it needs no network."""
     runner_secret: Path = Path("runner.secret")
-    """Shared by courier and runner; without it the courier hands out no work."""
+    """Shared by courier and runner; without it the courier hands out no work. Mode 0600; or 0640, in a
+    folder with the set-group-id bit, where the two are accounts of one group."""
     poll_s: Annotated[float, Field(gt=0, le=60)] = 0.5
     """Pause between two looks for work at the server."""
     runner_grace_s: Annotated[float, Field(gt=0, le=86_400)] = 60.0
@@ -103,14 +104,17 @@ class SiteConfig(Section):
             TrustError: STR-202 when others can read it.
         """
         try:
-            mode, secret = self.runner_secret.stat().st_mode, self.runner_secret.read_bytes()
+            seen, secret = self.runner_secret.stat(), self.runner_secret.read_bytes()
+            folder = self.runner_secret.parent.stat()
         except OSError as error:
             raise ConfigError(
                 "The file runner_secret cannot be read.",
                 fix="Make one with `openssl rand -hex 32 > runner.secret && chmod 600 runner.secret`.",
                 code="STR-101",
             ) from error
-        if stat.S_IMODE(mode) & 0o077:
+        # A folder with the set-group-id bit was made for two accounts that share it by their group.
+        shared = folder.st_mode & stat.S_ISGID and seen.st_gid == folder.st_gid
+        if stat.S_IMODE(seen.st_mode) & (0o037 if shared else 0o077):
             raise TrustError(
                 "The file runner_secret is readable by others.",
                 fix=f"Run `chmod 600 {self.runner_secret}`.",

@@ -12,6 +12,7 @@ resumed by running the same command again. By file, steps 1 and 2 are two files 
 import logging
 import secrets
 import ssl
+import stat
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -221,10 +222,15 @@ def write_papers(
     check_pair(certificate, keys.site)
     write_certificate(folder / "ca.pem", consortium.ca)
     write_durably(folder / "consortium.json", consortium.raw)
-    _write_once(folder / "runner.secret", secrets.token_hex(32), mode=0o600)
+    _write_once(folder / "runner.secret", secrets.token_hex(32), mode=_secret_mode(folder))
     _write_once(folder / "site.toml", _site_toml(identity.name, server), mode=0o644)
     write_certificate(folder / "site.pem", certificate)
     return identity.name
+
+
+def _secret_mode(folder: Path) -> int:
+    """0640 in a folder that two accounts share by its group, which is what set-group-id is for."""
+    return 0o640 if folder.stat().st_mode & stat.S_ISGID else 0o600
 
 
 def read_certificate(pem: str) -> x509.Certificate:

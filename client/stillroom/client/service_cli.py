@@ -77,3 +77,19 @@ def runner(config: Config, follow_parent: FollowParent = None) -> None:
     from stillroom.client.runner import RunnerSettings, run_runner
 
     run_runner(RunnerSettings(config.resolve(), site.runtime_port, site.read_secret()), stop)
+
+
+def health(
+    which: Annotated[str, typer.Argument(help="courier or runner.")], config: Config
+) -> None:
+    """Say whether one of the two processes lives; for service managers, which ask every minute."""
+    from stillroom.client.config import SiteConfig
+    from stillroom.client.health import require_courier, require_runner
+    from stillroom.common.errors import ConfigError
+
+    site = SiteConfig.load(config)
+    checks = {"courier": require_courier, "runner": require_runner}
+    if which not in checks:
+        raise ConfigError("There is no such process.", fix="Name courier or runner.")
+    checks[which](site)
+    print(f"{which}: alive")

@@ -46,6 +46,8 @@ CODES: dict[str, str] = {
     "STR-213": "This site has joined no consortium, so nobody's signature can be checked.",
     "STR-214": "A description of the consortium does not follow from the one this site has.",
     "STR-215": "All noised updates that a stage's epsilon accounts for have left this site.",
+    "STR-216": "The server does not take a client of this release.",
+    "STR-217": "The server runs a release that is too old for this client.",
     "STR-220": "The site's ledger is damaged.",
     "STR-221": "The log does not continue what was promised of it.",
     "STR-222": "The log, or a file that should agree with it, does not hold.",
@@ -97,6 +99,7 @@ CODES: dict[str, str] = {
     "STR-512": "Another process works in this run's folder.",
     "STR-513": "Another runner works for this site.",
     "STR-514": "The record of a run is damaged, or belongs to another study.",
+    "STR-520": "A process of this machine does not answer.",
 }
 
 

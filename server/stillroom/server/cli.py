@@ -73,6 +73,15 @@ def execute(config: Config, follow_parent: FollowParent = None) -> None:
     execute_tasks(ServerConfig.load(config))
 
 
+@app.command()
+def health(config: Config) -> None:
+    """Say whether `serve` answers; for service managers, which ask every minute."""
+    from stillroom.server.health import require_serving
+
+    require_serving(ServerConfig.load(config))
+    console.print("serve: alive")
+
+
 @study.command()
 def check(
     file: Annotated[Path, typer.Argument(help="A study file (TOML).")],

@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from stillroom.common.enrolment import RenewQuestion
 from stillroom.common.errors import StillroomError
+from stillroom.common.versions import present
 from stillroom.server.bells import NEWS, Bell, seen_of
 from stillroom.server.depot_api import BLOB, UPLOAD, DepotApi, answer
 from stillroom.server.enrolment import Authority, renew, utc_now
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 PREFIX = "/v1/stillroom/"
 ARRIVE = "arrive"
 """A courier has started; no body, no more to it."""
+ABOUT = "about"
+"""Which release this is, and which clients it takes; asked by sites of any release."""
 MOST_BYTES = 64 * 1024
 
 Handler = Callable[[str, bytes, Registry], dict[str, Any]]
@@ -73,7 +76,10 @@ class SiteApi:
             return
         if path == ARRIVE and scope["method"] == "POST":
             known = await run_in_threadpool(self._arrived, site)
-            await answer(send, 200, {"known": known})
+            await answer(send, 200, {"known": known, **present().as_json()})
+            return
+        if path == ABOUT and scope["method"] == "GET":
+            await answer(send, 200, present().as_json())
             return
         if self._tasks is not None and scope["path"] == NEWS and scope["method"] == "GET":
             await answer(send, 200, {"mark": await self._tasks.heard(seen_of(scope))})
