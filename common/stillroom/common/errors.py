@@ -97,6 +97,7 @@ CODES: dict[str, str] = {
     "STR-512": "Another process works in this run's folder.",
     "STR-513": "Another runner works for this site.",
     "STR-514": "The record of a run is damaged, or belongs to another study.",
+    "STR-515": "This site is paused.",
 }
 
 
