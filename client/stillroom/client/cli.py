@@ -3,6 +3,7 @@
 from stillroom.client import service_cli
 from stillroom.client.consent_cli import consent
 from stillroom.client.data_cli import data
+from stillroom.client.doctor_cli import doctor
 from stillroom.client.enrolment_cli import enrol
 from stillroom.client.ledger_cli import ledger
 from stillroom.client.predict_cli import predict
@@ -15,6 +16,7 @@ app.add_typer(data, name="data")
 app.add_typer(ledger, name="ledger")
 app.command()(service_cli.courier)
 app.command()(service_cli.runner)
+app.command()(doctor)
 app.command()(predict)
 app.command()(synthesise)
 app.command()(enrol)
