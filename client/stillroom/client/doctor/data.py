@@ -92,7 +92,7 @@ def scans(exam: Examination) -> Finding:
 
 def look_at_scans(data: tuple[Path, ...]) -> DataSeen:
     """Walk over names, look into the headers of some; reads no pixels."""
-    from stillroom.client.intake.headers import read_slices
+    from stillroom.client.intake.headers import read_slices  # noqa: PLC0415  # pydicom is heavy
 
     found = list(islice(_files(data), MOST_NAMES + 1))
     images = [p for p in found if p.name.lower().endswith(IMAGES)]

@@ -171,7 +171,7 @@ def look_at_gpu(
 
 def torch_sees() -> tuple[str, tuple[str, ...]]:
     """What PyTorch was built for, and the devices it can use."""
-    import torch
+    import torch  # noqa: PLC0415  # seconds, and not in a courier's image
 
     built = str(torch.version.cuda or "")
     names = [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())]
