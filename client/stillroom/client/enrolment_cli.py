@@ -79,7 +79,7 @@ def online(
 ) -> str | None:
     """Ask to be enrolled and wait; returns the site's name, None when stopped before that."""
     from stillroom.client.connection import require_usable_proxy
-    from stillroom.client.enrolment import Door, Keys
+    from stillroom.client.enrolment import Door, Keys, enrol_online
     from stillroom.common.consortium import grouped
     from stillroom.common.lifetime import stop_on_signals
 
