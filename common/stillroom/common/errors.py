@@ -29,6 +29,9 @@ CODES: dict[str, str] = {
     "STR-106": "A patch or window size does not fit the model.",
     "STR-107": "The output folder already holds something else.",
     "STR-108": "The registry holds no such site or operator, or it is in another state.",
+    "STR-110": "A folder that this program works in cannot be written.",
+    "STR-111": "The GPU that is asked for is not there or cannot be used.",
+    "STR-112": "A folder with scans is missing or cannot be read.",
     # 2xx: trust
     "STR-200": "A peer's identity or a payload's integrity is not proven.",
     "STR-201": "A certificate was not issued by this consortium, has expired, or is for another role.",
@@ -99,6 +102,8 @@ CODES: dict[str, str] = {
     "STR-512": "Another process works in this run's folder.",
     "STR-513": "Another runner works for this site.",
     "STR-514": "The record of a run is damaged, or belongs to another study.",
+    "STR-515": "This site is paused.",
+    "STR-516": "A courier with this site's identity runs on another machine.",
     "STR-520": "A process of this machine does not answer.",
 }
 

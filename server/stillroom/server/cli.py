@@ -11,6 +11,7 @@ from rich.table import Table
 from stillroom.common.console import command_group, run_cli
 from stillroom.common.errors import ConfigError
 from stillroom.server.config import ServerConfig
+from stillroom.server.doctor_cli import doctor
 from stillroom.server.enrolment_cli import init, renew_certificate, site
 from stillroom.server.operators_cli import operator
 from stillroom.server.run_cli import require_empty, run
@@ -27,6 +28,7 @@ for name, group in (
 ):
     app.add_typer(group, name=name)
 app.command()(init)
+app.command()(doctor)
 app.command()(renew_certificate)
 
 Config = Annotated[
