@@ -5,4 +5,4 @@ from importlib.resources import files
 
 def sheet() -> str:
     """The whole sheet. It stands inside ``<style>`` and therefore holds no ``<``."""
-    return files("stillroom.deploy.report_parts").joinpath("style.css").read_text("utf-8")
+    return files("stillroom.common.pages").joinpath("style.css").read_text("utf-8")
