@@ -18,7 +18,7 @@ WORDS = (
     "No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten", "Eleven", "Twelve",
 )  # fmt: skip
 
-VOID = frozenset({"img", "meta", "br", "col"})
+VOID = frozenset({"img", "meta", "br", "col", "link", "input"})
 
 Child = object
 """``Html`` as it is, None left out, an iterable child by child, anything else escaped."""
