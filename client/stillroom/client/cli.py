@@ -5,6 +5,7 @@ from stillroom.client.consent_cli import consent
 from stillroom.client.data_cli import data
 from stillroom.client.enrolment_cli import enrol
 from stillroom.client.ledger_cli import ledger
+from stillroom.client.page_cli import page
 from stillroom.client.predict_cli import predict
 from stillroom.client.synthesis_cli import synthesise
 from stillroom.common.console import command_group, run_cli
@@ -18,6 +19,7 @@ app.command()(service_cli.runner)
 app.command()(predict)
 app.command()(synthesise)
 app.command()(enrol)
+app.command()(page)
 
 
 def main() -> None:

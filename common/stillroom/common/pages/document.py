@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from stillroom.common.markup import Child, Html, join, tag
+from stillroom.common.markup import Child, Html, join, prose, tag
 
 POLICY_OF_FILES = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'"
 """Of a page that is one file, complete in itself."""
@@ -25,9 +25,9 @@ def document(title: str, body: Child, *, head: Child = None) -> str:
     return f'<!doctype html>\n<html lang="en">{whole}</html>\n'
 
 
-def section(identity: str, heading: str, notes: Sequence[Child], body: Child) -> Html:
+def section(identity: str, heading: str, notes: Sequence[str], body: Child) -> Html:
     """A heading with what one should know beside it, and the body."""
-    about = [tag("p", note, class_="about") for note in notes]
+    about = [tag("p", prose(note), class_="about") for note in notes]
     side = tag("div", tag("h2", heading, id=f"{identity}-h"), about)
     return tag(
         "section", side, tag("div", body, class_="body"), id=identity,
@@ -59,7 +59,7 @@ def table_head(cells: Sequence[Child]) -> Html:
 def table(
     caption: str, heads: Sequence[str], rows: Iterable[Sequence[Child]], *, numbers: str = ""
 ) -> Html:
-    """A table whose rows become little cards where the screen is narrow.
+    """A table whose rows become little cards where the screen is narrow, in a frame of its own.
 
     Args:
         caption: What it shows, for those who do not see what stands above it.
@@ -79,4 +79,6 @@ def table(
         for first, *rest in rows
     ]
     hidden = tag("caption", caption, class_="sr")
-    return tag("table", hidden, table_head(heads), tag("tbody", body), class_="wide stack")
+    return scrolled(
+        tag("table", hidden, table_head(heads), tag("tbody", body), class_="wide stack")
+    )

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from stillroom.common.errors import ConfigError, ResourceError, StillroomError
-from stillroom.common.markup import Child, Html, join, tag
+from stillroom.common.markup import Child, Html, join, prose, tag
 from stillroom.common.pages.document import alert, document
 from stillroom.common.pages.guard import Guard
 from stillroom.common.pages.listening import Listening
@@ -59,7 +59,7 @@ FOOTER = tag(
 
 def in_words(error: StillroomError) -> Html:
     """An expected failure, as every command shows it."""
-    said = join(tag("p", tag("code", error.code), " ", error.what), tag("p", error.fix))
+    said = join(tag("p", tag("code", error.code), " ", error.what), tag("p", prose(error.fix)))
     return alert("This cannot be shown", said)
 
 

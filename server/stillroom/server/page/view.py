@@ -13,6 +13,7 @@ from stillroom.common.markup import (
     moment,
     percent,
     plural,
+    prose,
     tag,
 )
 from stillroom.common.pages.document import alert, facts, section, table
@@ -71,7 +72,10 @@ def _kicker(seen: Overview) -> Html:
 
 def _header(seen: Overview) -> Html:
     found = troubles(seen)
-    items = [tag("li", tag("p", one.what), tag("p", one.fix, class_="fix")) for one in found]
+    items = [
+        tag("li", tag("p", prose(one.what)), tag("p", prose(one.fix), class_="fix"))
+        for one in found
+    ]
     verdict = (
         alert("Needs a look", tag("ul", items, class_="troubles"))
         if found
@@ -92,7 +96,7 @@ def _header(seen: Overview) -> Html:
 
 def _sites(seen: Overview) -> Html:
     if not seen.sites:
-        return tag("p", "No site yet. Invite one with `stillroom-server site invite`.")
+        return tag("p", prose("No site yet. Invite one with `stillroom-server site invite`."))
     heads = ("site", "standing", "version", "last seen", "certificate", "received", "sent")
     rows = [
         (
@@ -149,7 +153,7 @@ def _refusals(seen: Overview, current: RunNow | None) -> Html:
 def _runs(seen: Overview) -> Html:
     if not seen.runs:
         words = "No run yet. Start one with `stillroom-server run start`."
-        return tag("p", words, class_="quiet")
+        return tag("p", prose(words), class_="quiet")
     rows = [
         (
             tag("a", one.run.name, href=f"/run/{one.run.number}"),
