@@ -99,6 +99,7 @@ CODES: dict[str, str] = {
     "STR-514": "The record of a run is damaged, or belongs to another study.",
     "STR-525": "A page would be open to other machines without a password and TLS.",
     "STR-526": "The password file of a page cannot be used.",
+    "STR-515": "This site is paused.",
 }
 
 
