@@ -45,12 +45,14 @@ def is_alive(seen: SiteOverview) -> bool:
 
 def is_connected(seen: SiteOverview) -> bool:
     """Whether a courier runs and the server has answered it lately."""
-    return is_alive(seen) and _within(seen.pulse and seen.pulse.last_contact_at, seen, HEARD)
+    heard = None if seen.pulse is None else seen.pulse.last_contact_at
+    return is_alive(seen) and _within(heard, seen, HEARD)
 
 
 def has_runner(seen: SiteOverview) -> bool:
     """Whether a runner was there lately."""
-    return is_alive(seen) and _within(seen.pulse and seen.pulse.runner_seen_at, seen, RUNNER)
+    there = None if seen.pulse is None else seen.pulse.runner_seen_at
+    return is_alive(seen) and _within(there, seen, RUNNER)
 
 
 def _within(then: datetime | None, seen: SiteOverview, limit: timedelta) -> bool:
@@ -125,7 +127,8 @@ def _processes(seen: SiteOverview) -> Iterator[Check]:
 
 
 def _papers(seen: SiteOverview) -> Iterator[Check]:
-    if seen.trouble is not None:
+    # Without a consent nothing is wrong with the study; the next line says what is.
+    if seen.trouble is not None and seen.trouble.code != "STR-208":
         yield Check("Study", holds=False, words=str(seen.trouble.what), fix=seen.trouble.fix)
     elif seen.prepared is not None:
         signed = "signed by an operator" if seen.consortium else "an unsigned trial"

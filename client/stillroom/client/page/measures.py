@@ -1,5 +1,6 @@
 """What the site's side measures. Pure: an overview in, values out. No count of cases, no score."""
 
+from datetime import datetime
 from importlib.metadata import version
 
 from stillroom.client.page.checks import has_runner, is_alive, is_connected
@@ -60,6 +61,7 @@ MEASURES = (
 def measures(seen: SiteOverview) -> Values:
     """Every measure with its values."""
     found: dict[Measure, dict[tuple[str, ...], float]] = {measure: {} for measure in MEASURES}
+    end = seen.certificate_end
     plain: dict[Measure, float | None] = {
         ALIVE: is_alive(seen),
         CONNECTED: is_connected(seen),
@@ -67,14 +69,12 @@ def measures(seen: SiteOverview) -> Values:
         PAUSED: seen.pause is not None,
         WITNESS: seen.witness is not None,
         CONSENT: None if seen.standing is None else seen.standing == "given",
-        CONTACT: seen.pulse
-        and seen.pulse.last_contact_at
-        and seen.pulse.last_contact_at.timestamp(),
-        LAST: seen.left.last_sent and seen.left.last_sent.time.timestamp(),
+        CONTACT: _seconds(None if seen.pulse is None else seen.pulse.last_contact_at),
+        LAST: _seconds(None if seen.left.last_sent is None else seen.left.last_sent.time),
         ANSWERS: seen.left.messages,
         LEDGER: seen.left.checked.lines,
         DAMAGED: seen.left.damage is not None,
-        CERTIFICATE: seen.certificate_end and (seen.certificate_end - seen.at).total_seconds(),
+        CERTIFICATE: None if end is None else (end - seen.at).total_seconds(),
         FREE: seen.disk_free,
         SIZE: seen.disk_size,
     }
@@ -91,3 +91,7 @@ def measures(seen: SiteOverview) -> Values:
         if study == present:
             found[ROUND][stage,] = float(total.last_round)
     return found.items()
+
+
+def _seconds(moment: datetime | None) -> float | None:
+    return None if moment is None else moment.timestamp()

@@ -7,6 +7,9 @@ from stillroom.common.markup import Child, Html, join, prose, tag
 POLICY_OF_FILES = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'"
 """Of a page that is one file, complete in itself."""
 
+NOTHING = "—"
+"""In a cell that has nothing to say; a card leaves it out."""
+
 
 def document(title: str, body: Child, *, head: Child = None) -> str:
     """A page as a browser takes it.
@@ -72,7 +75,7 @@ def table(
             "tr",
             tag("th", first, scope="row"),
             [
-                tag("td", cell, data_label=head, class_="num" if f" {head} " in numbers else None)
+                tag("td", cell, data_label=head, class_=_kind(head, cell, numbers))
                 for head, cell in zip(heads[1:], rest, strict=True)
             ],
         )
@@ -82,3 +85,9 @@ def table(
     return scrolled(
         tag("table", hidden, table_head(heads), tag("tbody", body), class_="wide stack")
     )
+
+
+def _kind(head: str, cell: Child, numbers: str) -> str | None:
+    if cell == NOTHING:
+        return "none"
+    return "num" if f" {head} " in numbers else None

@@ -13,7 +13,6 @@ from elsewhere, nothing kept.
 
 import asyncio
 import base64
-import binascii
 import logging
 import secrets
 from dataclasses import dataclass, field
@@ -93,7 +92,7 @@ class Guard:
         kind, _, text = authorization.partition(" ")
         try:
             _, _, given = base64.b64decode(text, validate=True).decode("utf-8").partition(":")
-        except (binascii.Error, UnicodeDecodeError):
+        except ValueError:
             return False
         return kind.lower() == "basic" and same_secret(given, self._listening.password)
 

@@ -3,6 +3,7 @@
 import socket
 import ssl
 from collections.abc import Callable
+from dataclasses import replace
 
 import uvicorn
 from starlette.applications import Starlette
@@ -91,29 +92,43 @@ def serve(app: Guard, listening: Listening, *, told: Callable[[str], None]) -> N
         ResourceError: STR-501, the port is taken.
         ConfigError: STR-101, certificate and key cannot be used.
     """
-    with _bound(listening) as found:
-        context = _context(listening)
-        config = uvicorn.Config(
-            app,
-            lifespan="off",
-            http="h11",
-            ws="none",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            limit_concurrency=MOST_CONNECTIONS,
-            h11_max_incomplete_event_size=16 * 1024,
-            timeout_graceful_shutdown=2,
-            ssl_context_factory=None if context is None else lambda _config, _default: context,
-        )
-        told(
-            Listening(listening.host, found.getsockname()[1], certificate=listening.certificate).url
-        )
-        uvicorn.Server(config).run(sockets=[found])
+    with bound(listening) as found:
+        server = server_of(app, listening)
+        there = replace(listening, port=found.getsockname()[1])
+        told(there.url)
+        server.run(sockets=[found])
 
 
-def _bound(listening: Listening) -> socket.socket:
+def server_of(app: Guard, listening: Listening) -> uvicorn.Server:
+    """uvicorn, with nothing that a page does not need.
+
+    Raises:
+        ConfigError: STR-101, certificate and key cannot be used.
+    """
+    context = _context(listening)
+    config = uvicorn.Config(
+        app,
+        lifespan="off",
+        http="h11",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=MOST_CONNECTIONS,
+        h11_max_incomplete_event_size=16 * 1024,
+        timeout_graceful_shutdown=2,
+        ssl_context_factory=None if context is None else lambda _config, _default: context,
+    )
+    return uvicorn.Server(config)
+
+
+def bound(listening: Listening) -> socket.socket:
+    """The socket, which takes connections from now on.
+
+    Raises:
+        ResourceError: STR-501, the port is taken.
+    """
     found = socket.socket(socket.AF_INET6 if ":" in listening.host else socket.AF_INET)
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
