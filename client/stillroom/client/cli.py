@@ -6,6 +6,7 @@ from stillroom.client.data_cli import data
 from stillroom.client.doctor_cli import doctor
 from stillroom.client.enrolment_cli import enrol
 from stillroom.client.ledger_cli import ledger
+from stillroom.client.page_cli import page
 from stillroom.client.predict_cli import predict
 from stillroom.client.setup_cli import init
 from stillroom.client.synthesis_cli import synthesise
@@ -31,6 +32,7 @@ for command in (
 app.command()(predict)
 app.command()(synthesise)
 app.command()(enrol)
+app.command()(page)
 
 
 def main() -> None:

@@ -259,6 +259,20 @@ def read(path: Path) -> Iterator[Line]:
                 yield _parse(raw[:-1], number)
 
 
+def read_on(stream: BinaryIO, after: Checked) -> Iterator[tuple[Line, Checked]]:
+    """Whole lines behind what was checked, each with what is then known; raises as ``check`` does."""
+    stream.seek(after.size)
+    count, head, size = after.lines, after.head, after.size
+    for raw in _raw_lines(stream):
+        if not raw.endswith(b"\n"):
+            return
+        line = _parse(raw[:-1], count)
+        if line.prev != head or line.sequence != count:
+            raise damaged(count)
+        count, head, size = count + 1, hashlib.sha256(raw[:-1]).hexdigest(), size + len(raw)
+        yield line, Checked(count, head, size, b"")
+
+
 def _raw_lines(stream: BinaryIO) -> Iterator[bytes]:
     """Lines with their break, never more than ``LONGEST`` bytes in memory."""
     number = 0

@@ -14,6 +14,7 @@ from stillroom.server.config import ServerConfig
 from stillroom.server.doctor_cli import doctor
 from stillroom.server.enrolment_cli import init, renew_certificate, site
 from stillroom.server.operators_cli import operator
+from stillroom.server.page_cli import page, watch
 from stillroom.server.run_cli import require_empty, run
 
 app = command_group(__doc__)
@@ -30,6 +31,8 @@ for name, group in (
 app.command()(init)
 app.command()(doctor)
 app.command()(renew_certificate)
+app.command()(page)
+app.command()(watch)
 
 Config = Annotated[
     Path, typer.Option("--config", "-c", help="The operator's server.toml.", show_default=False)
