@@ -139,6 +139,8 @@ def _watched(console: "Console", *, quiet: bool) -> "Iterator[Watcher]":
         TextColumn("{task.fields[note]}"), console=console, transient=True, disable=quiet,
     )  # fmt: skip
 
+    received = 0
+
     class Bars(Watcher):
         @override
         def line(self, number: int, total: int) -> None:
@@ -158,7 +160,6 @@ def _watched(console: "Console", *, quiet: bool) -> "Iterator[Watcher]":
         def waits(self, until: str) -> None:
             lines.update(listed, note=f"waiting for {until}")
 
-    received = 0
     with lines:
         listed = lines.add_task("studies", total=None, note="")
         images = lines.add_task("images of this series", total=None, note="")

@@ -14,7 +14,7 @@ from stillroom.client.pacs.deidentify import Deidentifier
 from stillroom.client.pacs.failures import failure
 from stillroom.client.pacs.hours import Pace
 from stillroom.client.pacs.shelf import Shelf
-from stillroom.common.errors import DataError
+from stillroom.common.errors import DataError, StillroomError
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +48,13 @@ class Reception:
         if not uid or series_uid != self.series.uid:
             raise failure("STR-456", "The PACS sent an object of another series.")
         check_kind(data, self.series.modality)
-        kept = data if self.deidentifier is None else self.deidentifier.apply(data)
-        size = self.shelf.put(self.series, uid, kept)
+        try:
+            kept = data if self.deidentifier is None else self.deidentifier.apply(data)
+            size = self.shelf.put(self.series, uid, kept)
+        except (StillroomError, OSError):
+            raise
+        except Exception:  # noqa: BLE001  (a malformed object can raise anything in pydicom)
+            raise failure("STR-456", "An object is malformed and cannot be written.") from None
         self.pace.spend(size)
         self.told(size)
 

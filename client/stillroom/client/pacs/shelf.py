@@ -13,6 +13,7 @@ import errno
 import os
 import shutil
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import pydicom
@@ -83,21 +84,22 @@ class Shelf:
         """
         path = self.incoming(series) / f"{self.name(uid)}.dcm"
         half = path.with_suffix(".part")
+        encoded = BytesIO()  # pydicom would take the reason out of an OSError
+        pydicom.dcmwrite(encoded, data, enforce_file_format=True)
         try:
             if shutil.disk_usage(self.folder).free < self.keep_free_mib * MIB:
                 raise OSError(errno.ENOSPC, "")
             with half.open("wb") as stream:
-                pydicom.dcmwrite(stream, data, enforce_file_format=True)
+                stream.write(encoded.getbuffer())
                 stream.flush()
                 os.fsync(stream.fileno())
-                size = stream.tell()
             os.replace(half, path)
         except OSError as error:
             half.unlink(missing_ok=True)
             if error.errno not in FULL:
                 raise
             raise _no_room(error) from None
-        return size
+        return encoded.tell()
 
     def finish(self, series: Series) -> None:
         """Rename a counted series into place. A kill before: fetched on. After: complete."""
