@@ -15,7 +15,7 @@ export STILLROOM_TEST_DATA := $(abspath ../shared/data)
 endif
 endif
 
-.PHONY: help install demo test check format docs bench science chaos boundary proof constraints clean
+.PHONY: help install demo test check format docs bench science chaos boundary proof image field constraints clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -77,6 +77,14 @@ boundary: $(STAMP) ## Try everything at the boundary: handshakes, smuggling, fuz
 
 proof: $(STAMP) ## Tamper with a log in every way, and fail every call of a commit
 	@$(BIN)/python -P tests/proof/run.py
+
+# BASE names an image with Python 3.11 to build on, where docker.io cannot be reached.
+image: $(STAMP) ## Container images of client and server, and tarballs that install them without a network
+	@$(BIN)/python -P -m stillroom.deploy.images_cli --out image-out $(if $(BASE),--base $(BASE))
+
+# SCRATCH keeps images and logs there, so that a second run does not build again.
+field: $(STAMP) ## Three hospitals in hardened containers, firewalls, a proxy, an upgrade, a restore; needs root and podman
+	@$(BIN)/python -P tests/field/run.py $(if $(SCRATCH),--scratch $(SCRATCH) --keep)
 
 constraints: $(STAMP) ## Pin what is installed now
 	@{ head -2 constraints.txt; $(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu//'; } > constraints.new

@@ -2,14 +2,17 @@
 
 import asyncio
 import base64
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import serialization
+from packaging.version import Version
 
 from stillroom.common.errors import ConfigError
 from stillroom.common.pki.issue import new_key
+from stillroom.common.versions import About
 from stillroom.server.edge import EdgeRecord, FleetGate, Peer, refusal, tls_context
 
 
@@ -142,3 +145,48 @@ def test_papers_that_are_no_papers(papers: Any, tmp_path: Path, broken: int) -> 
     with pytest.raises(ConfigError) as caught:
         tls_context(*files)
     assert caught.value.code == "STR-101"
+
+
+ABOUT = About(Version("1.4.0"), Version("1.2.0"))
+
+
+@pytest.mark.parametrize(
+    ("stated", "why", "noted"),
+    [
+        (None, "client-too-old", None),
+        (b"1.1.9", "client-too-old", "1.1.9"),
+        (b"1.2.0", None, "1.2.0"),
+        (b"1.9.0", None, "1.9.0"),
+        (b"2.0.0", "client-too-new", "2.0.0"),
+        (b"<b>1</b>", "client-unreadable", None),
+        (b"\xff\xfe", "client-unreadable", None),
+        (b"1" * 300, "client-unreadable", None),
+    ],
+)
+def test_releases_that_do_not_fit_are_told_so(
+    stated: bytes | None, why: str | None, noted: str | None
+) -> None:
+    """The operator sees who runs what; the site hears which release to install, not silence."""
+    behind, record = Behind(), EdgeRecord()
+    gate = FleetGate(behind, record, about=ABOUT)
+    headers = [(b"flwr-public-key", HEADER)]
+    if stated is not None:
+        headers.append((b"stillroom-version", stated))
+
+    sent = call(gate, peer=PEER, headers=headers)
+
+    assert record.as_json()["sites"]["north"]["version"] == noted
+    if why is None:
+        assert (sent[0]["status"], behind.calls, record.refused) == (200, 1, {})
+        return
+    assert (sent[0]["status"], behind.calls, record.refused) == (426, 0, {why: 1})
+    said = json.loads(sent[1]["body"])
+    assert said == {"code": "STR-216", "version": "1.4.0", "oldest_client": "1.2.0"}
+
+
+def test_a_stranger_learns_nothing_of_our_release() -> None:
+    """Who is asked for first; the release is told to sites only."""
+    gate = FleetGate(Behind(), EdgeRecord(), about=ABOUT)
+
+    assert call(gate, peer=None, headers=[])[0]["status"] == 401
+    assert call(gate, peer=PEER, headers=[])[0]["status"] == 401

@@ -28,7 +28,10 @@ from stillroom.common.manifest import Manifest, TensorSpec
 from stillroom.common.pki.files import load_key
 from stillroom.common.study import PreparedStage, PreparedStudy, Study
 from stillroom.common.tensorfile import write_weights
+from stillroom.common.versions import HEADER, own_version, present
 from stillroom.server.config import ServerConfig
+from stillroom.common.errors import ResourceError
+from stillroom.server.health import require_serving
 from stillroom.server.operator import Operator
 from stillroom.server.superexec import superexec_secret
 
@@ -109,6 +112,36 @@ def test_no_http_without_a_valid_site_certificate(
 def test_a_valid_certificate_reaches_http(server: Any, papers: Any) -> None:
     """The same request under a site's certificate is answered; otherwise the test above is void."""
     assert http_bytes(server.ports.edge, context(papers, "north")).startswith(b"HTTP/1.1 401")
+
+
+def test_health(server: Any) -> None:
+    """A service manager hears that the server answers, and STR-520 once it does not."""
+    config = ServerConfig.load(server.config)
+    require_serving(config)
+
+    with pytest.raises(ResourceError) as caught:
+        require_serving(config.model_copy(update={"inner_port": 1}))
+    assert caught.value.code == "STR-520"
+
+
+def ask_about(server: Any, papers: Any, version: str | None) -> httpx.Response:
+    """The question about the release, of a courier that states ``version``."""
+    headers = {} if version is None else {HEADER: version}
+    url = f"https://127.0.0.1:{server.ports.edge}/v1/stillroom/"
+    with httpx.Client(verify=context(papers, "north"), trust_env=False, headers=headers) as client:
+        assert client.post(f"{url}arrive").status_code == (426 if version == "99.0" else 200)
+        return client.get(f"{url}about")
+
+
+@pytest.mark.parametrize("version", [None, str(own_version()), "99.0"])
+def test_any_site_may_ask_which_release_this_is(
+    server: Any, papers: Any, version: str | None
+) -> None:
+    """Also one whose release is refused: what else could it show to its people?"""
+    answer = ask_about(server, papers, version)
+
+    assert answer.status_code == 200
+    assert answer.json() == present().as_json()
 
 
 def test_tls_1_2_is_refused(server: Any, papers: Any) -> None:

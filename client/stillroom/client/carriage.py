@@ -28,6 +28,7 @@ from flwr.supercore.object_store import ObjectStore
 from flwr.supercore.object_store.object_store import NoObjectInStoreError
 from flwr.supernode.nodestate import NodeState
 
+from stillroom.client.alongside import alongside
 from stillroom.client.gate import Gate, Request
 from stillroom.client.handover import Handover, RunnerAway, Work, is_no_answer
 from stillroom.client.models import Models
@@ -169,13 +170,12 @@ class Carriage:
             admitted = self.gate.admit(message, objects.__getitem__)
             if isinstance(admitted, Request):
                 request = admitted
-                if self.witness is not None:
-                    # A log that was rewritten ends all work here, before any of it is done.
-                    self.witness.look()
-                # Every file is whole and proven before the runner hears of the task.
-                for stage, ref in request.models.items():
-                    self.models.bring(stage, ref)
-                self.models.forget_others(request.models)
+                # A log that was rewritten ends all work here, before any is done; models may come.
+                with alongside(self.witness and self.witness.look):
+                    # Every file is whole and proven before the runner hears of the task.
+                    for stage, ref in request.models.items():
+                        self.models.bring(stage, ref)
+                    self.models.forget_others(request.models)
         except ContractError as error:
             admitted = self.gate.turn_away(request, error.code)
         except ResourceError as error:

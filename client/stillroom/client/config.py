@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from stillroom.client.intake.rules import LabelRule, PicturesRule, RoiRule, Rules
+from stillroom.client.pacs.section import PacsSection
 from stillroom.common.errors import ConfigError, TrustError
 from stillroom.common.settings import Section, checked, read_toml
 
@@ -63,7 +64,8 @@ class SiteConfig(Section):
     """A loopback port between courier and runner in place of the socket in ``exchange``, where that
     folder cannot hold one. The runner then needs ``lo``; with the socket it needs no network."""
     runner_secret: Path = Path("runner.secret")
-    """Shared by courier and runner; without it the courier hands out no work."""
+    """Shared by courier and runner; without it the courier hands out no work. Mode 0600; or 0640, in a
+    folder with the set-group-id bit, where the two are accounts of one group."""
     poll_s: Annotated[float, Field(gt=0, le=60)] = 0.5
     """Pause between two looks for work at the server."""
     runner_grace_s: Annotated[float, Field(gt=0, le=86_400)] = 60.0
@@ -78,6 +80,8 @@ class SiteConfig(Section):
     """Where this site's own heart masks or boxes are found."""
     pictures: PicturesRule | None = None
     """Which folders of pictures are cases, such as tiles of a microscope slide."""
+    pacs: PacsSection | None = None
+    """The archive that `data pull` fetches scans from. Courier and runner never dial it."""
 
     @classmethod
     def load(cls, path: Path) -> "SiteConfig":
@@ -88,7 +92,14 @@ class SiteConfig(Section):
                 may be secrets.
         """
         config = checked(cls, read_toml(path), what=str(path), page="site-config.md")
-        return config.below(path.resolve().parent)
+        config = config.below(path.resolve().parent)
+        if config.pacs is not None and not config.pacs.is_within(config.data):
+            raise ConfigError(
+                "pacs.folder lies in none of the folders of data.",
+                fix="Choose a folder below one of data, or add it to data.",
+                code="STR-102",
+            )
+        return config
 
     @property
     def rules(self) -> Rules:
@@ -103,14 +114,17 @@ class SiteConfig(Section):
             TrustError: STR-202 when others can read it.
         """
         try:
-            mode, secret = self.runner_secret.stat().st_mode, self.runner_secret.read_bytes()
+            seen, secret = self.runner_secret.stat(), self.runner_secret.read_bytes()
+            folder = self.runner_secret.parent.stat()
         except OSError as error:
             raise ConfigError(
                 "The file runner_secret cannot be read.",
                 fix="Make one with `openssl rand -hex 32 > runner.secret && chmod 600 runner.secret`.",
                 code="STR-101",
             ) from error
-        if stat.S_IMODE(mode) & 0o077:
+        # A folder with the set-group-id bit was made for two accounts that share it by their group.
+        shared = folder.st_mode & stat.S_ISGID and seen.st_gid == folder.st_gid
+        if stat.S_IMODE(seen.st_mode) & (0o037 if shared else 0o077):
             raise TrustError(
                 "The file runner_secret is readable by others.",
                 fix=f"Run `chmod 600 {self.runner_secret}`.",
@@ -138,6 +152,7 @@ class SiteConfig(Section):
                 certificate=here / self.tls.certificate,
                 private_key=here / self.tls.private_key,
             ),
+            "pacs": None if self.pacs is None else self.pacs.below(here),
         }
         return self.model_copy(update=changes)
 

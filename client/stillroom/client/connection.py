@@ -10,12 +10,19 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import httpx
+from typing_extensions import override
 
+from stillroom.client.compatibility import (
+    UPGRADE_REQUIRED,
+    refused_over_version,
+    version_header,
+)
 from stillroom.client.proxy import proxy_refused
 from stillroom.common.errors import ContractError, ResourceError, StillroomError, TrustError
 
@@ -36,11 +43,22 @@ class Refused(Exception):  # noqa: N818  # it says what happened; ``meaning`` sa
     Attributes:
         status: HTTP status.
         code: The server's error code; empty when it gave none.
+        said: All that it answered in words.
     """
 
-    def __init__(self, status: int, code: str) -> None:
+    def __init__(self, status: int, code: str, said: Mapping[str, Any] | None = None) -> None:
         super().__init__(f"HTTP {status}")
-        self.status, self.code = status, code
+        self.status, self.code, self.said = status, code, said or {}
+
+
+class Stating(http.client.HTTPSConnection):
+    """A connection whose every request states our release."""
+
+    @override
+    def putrequest(self, method: str, url: str, **how: Any) -> None:
+        super().putrequest(method, url, **how)
+        for name, value in version_header().items():
+            self.putheader(name, value)
 
 
 class Dialler:
@@ -68,9 +86,9 @@ class Dialler:
         proxy = proxy_for(host, port)
         timeout = CONNECT_S
         if proxy is None:
-            made = http.client.HTTPSConnection(host, port, timeout=timeout, context=self._context())
+            made: Stating = Stating(host, port, timeout=timeout, context=self._context())
         else:
-            made = http.client.HTTPSConnection(
+            made = Stating(
                 str(proxy.hostname), proxy.port or 80, timeout=timeout, context=self._context()
             )
             made.set_tunnel(host, port, _credentials(proxy))
@@ -171,6 +189,8 @@ def meaning(refused: Refused, server: str) -> StillroomError | None:
             fix="Ask the operator whether this site is enrolled with its present certificate.",
             code="STR-206",
         )
+    if status == UPGRADE_REQUIRED:
+        return refused_over_version(refused.said, server)
     if status == 413:
         return ContractError(
             f"{server} takes no file of weights of this size.",

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import httpx
 
+from stillroom.client.compatibility import version_header
 from stillroom.client.consents import ConsentBook
 from stillroom.client.proxy import proxy_refused
 from stillroom.common.errors import ResourceError
@@ -45,7 +46,9 @@ class ConsentPost:
         if not news:
             return True
         try:
-            with httpx.Client(verify=self.context(), timeout=TIMEOUT_S) as client:
+            with httpx.Client(
+                verify=self.context(), timeout=TIMEOUT_S, headers=version_header()
+            ) as client:
                 for record in news:
                     answer = client.post(f"https://{self.server}{PATH}", content=record)
                     if answer.status_code >= 500:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import httpx
 
+from stillroom.client.compatibility import version_header
 from stillroom.client.pinning import pinned
 from stillroom.common.consortium import Consortium, follow
 from stillroom.common.enrolment import DescriptionAnswer, DescriptionQuestion
@@ -52,7 +53,9 @@ class Descriptions:
             StillroomError: What came back does not follow from the present description
                 (STR-207, STR-212, STR-214); the present one stays.
         """
-        with httpx.Client(verify=self.context(), timeout=TIMEOUT_S) as client:
+        with httpx.Client(
+            verify=self.context(), timeout=TIMEOUT_S, headers=version_header()
+        ) as client:
             for step in range(MOST_STEPS):
                 present = pinned(self.path)
                 raw = self._next(client, present)

@@ -1,8 +1,11 @@
 """What a failed call of the consortium means to the courier. Pure."""
 
+from typing import Any
+
 import httpx
 
 from stillroom.client.carriage import RunEnded
+from stillroom.client.compatibility import UPGRADE_REQUIRED, refused_over_version
 from stillroom.client.connection import Refused
 from stillroom.client.proxy import proxy_refused
 from stillroom.common.errors import TrustError
@@ -16,6 +19,8 @@ def translate(error: httpx.HTTPError, server: str) -> Exception | None:
             return None
         if status == 403:
             return RunEnded()
+        if status == UPGRADE_REQUIRED:
+            return refused_over_version(_words(error.response), server)
         if status in {401, 412}:  # the edge's word, and Flower's for a key it does not know
             return not_accepted(server)
         return error
@@ -45,6 +50,14 @@ def not_accepted(server: str) -> TrustError:
         fix="Ask the operator whether this site is registered with its present certificate.",
         code="STR-206",
     )
+
+
+def _words(answer: httpx.Response) -> dict[str, Any]:
+    try:
+        said = answer.json()
+    except ValueError:
+        return {}
+    return said if isinstance(said, dict) else {}
 
 
 def status_of(error: BaseException | None) -> int | None:

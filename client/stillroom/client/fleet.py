@@ -31,10 +31,12 @@ from flwr.supercore.inflatable.inflatable_protobuf_utils import (
 )
 from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from stillroom.client.carriage import RunEnded, Stopped
+from stillroom.client.compatibility import version_header
 from stillroom.client.failures import not_accepted, status_of, translate
 from stillroom.client.newcomer import may_be_known_soon
 from stillroom.client.papers import Papers, check_papers, client_context, issued_at
@@ -57,6 +59,15 @@ JOINS = 3
 
 class Forgotten(RunEnded):
     """The server has started anew: it knows neither this node nor the run of what we carry."""
+
+
+class StatesVersion:
+    """Has Flower's client state our release, as every other request of this site does."""
+
+    def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
+        """Add the header."""
+        context.request.headers.update(version_header())
+        return call_next(context)
 
 
 class FleetSettings(Papers, Protocol):
@@ -108,6 +119,7 @@ class Edge:
             interceptors=[
                 RuntimeVersionHttpInterceptor(component_name="SuperNode"),
                 NodeAuthHttpInterceptor(key, key.public_key()),
+                StatesVersion(),
             ],
             verify=client_context(self._settings),
             timeout=REQUEST_TIMEOUT_S,

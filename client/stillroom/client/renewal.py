@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx
 
+from stillroom.client.compatibility import version_header
 from stillroom.client.enrolment import read_certificate
 from stillroom.common.enrolment import RenewAnswer, RenewQuestion
 from stillroom.common.errors import StillroomError
@@ -56,7 +57,9 @@ class Renewal:
         """
         key = load_key(self.private_key)
         question = RenewQuestion(csr=make_request(key))
-        with httpx.Client(verify=self.context(), timeout=TIMEOUT_S) as client:
+        with httpx.Client(
+            verify=self.context(), timeout=TIMEOUT_S, headers=version_header()
+        ) as client:
             answer = client.post(f"https://{self.server}{PATH}", content=question.encode())
         if answer.status_code != 200:
             log.warning("renewal.refused")

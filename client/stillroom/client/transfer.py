@@ -20,6 +20,7 @@ from urllib.parse import quote
 
 from stillroom.client.cargo import Incoming, Outgoing
 from stillroom.client.carriage import Stopped
+from stillroom.client.compatibility import require_compatible
 from stillroom.client.connection import Dialler, Refused, failure, meaning
 from stillroom.common.errors import ContractError, StillroomError
 
@@ -86,6 +87,7 @@ class Transfer:
         """
         self._dialler = Dialler(server, context)
         self._stop, self._check = stop, check
+        self.server_version: str | None = None
 
     def fetch(self, sha256: str, nbytes: int, into: Path) -> int:
         """Bring a published file to ``into``; returns how many bytes came over the line.
@@ -150,6 +152,7 @@ class Transfer:
         Raises:
             Stopped: We were told to stop while waiting.
             TrustError: STR-201, STR-206; this site or the server is not who it should be.
+            ContractError: STR-216, STR-217; its release and ours do not work together.
             ResourceError: STR-506, the proxy.
         """
         said = dict[str, Any]()
@@ -159,6 +162,7 @@ class Transfer:
             return True
 
         self._persist(tell)
+        self.server_version = str(require_compatible(said, self._dialler.server).version)
         return said.get("known") is True
 
     def news(self, seen: str) -> str | None:
@@ -317,5 +321,5 @@ def _read(answer: http.client.HTTPResponse) -> dict[str, Any]:
     if not isinstance(said, dict):
         said = {}
     if answer.status != 200:
-        raise Refused(answer.status, str(said.get("code", "")))
+        raise Refused(answer.status, str(said.get("code", "")), said)
     return said

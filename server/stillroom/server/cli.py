@@ -11,6 +11,7 @@ from rich.table import Table
 from stillroom.common.console import command_group, run_cli
 from stillroom.common.errors import ConfigError
 from stillroom.server.config import ServerConfig
+from stillroom.server.doctor_cli import doctor
 from stillroom.server.enrolment_cli import init, renew_certificate, site
 from stillroom.server.operators_cli import operator
 from stillroom.server.page_cli import page, watch
@@ -28,6 +29,7 @@ for name, group in (
 ):
     app.add_typer(group, name=name)
 app.command()(init)
+app.command()(doctor)
 app.command()(renew_certificate)
 app.command()(page)
 app.command()(watch)
@@ -74,6 +76,15 @@ def execute(config: Config, follow_parent: FollowParent = None) -> None:
     if follow_parent is not None:
         follow(follow_parent)
     execute_tasks(ServerConfig.load(config))
+
+
+@app.command()
+def health(config: Config) -> None:
+    """Say whether `serve` answers; for service managers, which ask every minute."""
+    from stillroom.server.health import require_serving
+
+    require_serving(ServerConfig.load(config))
+    console.print("serve: alive")
 
 
 @study.command()

@@ -15,7 +15,8 @@ Four locks, in this order:
 Flower signs only a timestamp, so a captured Fleet header could be sent again for five minutes; it
 is of no use without the certificate's key, because of lock 4.
 
-A refusal is 401: Flower's retry code takes 403 for "run not running" and would go on.
+A refusal is 401: Flower's retry code takes 403 for "run not running" and would go on. A site of a
+release that this server does not work with is who it says it is, and hears 426 with the one to install.
 """
 
 import asyncio
@@ -36,8 +37,10 @@ from typing_extensions import override
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from stillroom.common.errors import ConfigError
+from stillroom.common.versions import HEADER, About, Verdict, client_refusal, present, stated
+from stillroom.server.depot_api import answer
 from stillroom.server.membership import Members, Peer, handshake_cause, read_peer
-from stillroom.server.site_api import PREFIX, SiteApi
+from stillroom.server.site_api import ABOUT, PREFIX, SiteApi
 
 log = logging.getLogger(__name__)
 
@@ -52,9 +55,13 @@ class Traffic:
     tls_version: str
     first_seen: float
     last_seen: float
+    version: str | None = None
+    """The release that its courier stated last; None from one that states none."""
     requests: int = 0
     bytes_in: int = 0
     bytes_out: int = 0
+    courier_at: float | None = None
+    """When its courier last spoke to Flower; other requests may come from anybody at the site."""
 
 
 @dataclass(slots=True)
@@ -72,6 +79,11 @@ class EdgeRecord:
             "refused": dict(sorted(self.refused.items())),
             "handshakes_refused": dict(sorted(self.handshakes_refused.items())),
         }
+
+    def courier_heard(self, site: str) -> float | None:
+        """When ``site``'s courier last spoke to Flower, seconds since the epoch; None for never."""
+        traffic = self.sites.get(site)
+        return None if traffic is None else traffic.courier_at
 
     def seen(self, peer: Peer, now: float) -> Traffic:
         """The running record of ``peer``; a new certificate starts a new one."""
@@ -132,6 +144,7 @@ class FleetGate:
         record: EdgeRecord,
         members: Members | None = None,
         site_api: SiteApi | None = None,
+        about: About | None = None,
     ) -> None:
         """Stand before ``app``.
 
@@ -140,11 +153,13 @@ class FleetGate:
             record: Where requests and refusals are counted.
             members: Who is enrolled; None leaves that to TLS.
             site_api: Answers ``/v1/stillroom/``; None refuses it like any other path.
+            about: This server, which decides whose release fits; None is the one installed here.
         """
         self._app = app
         self._record = record
         self._members = members
         self._site_api = site_api
+        self._about = about or present()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -178,10 +193,28 @@ class FleetGate:
                 log.warning("edge.refused", extra=extra)
             await send(message)
 
+        if not ours:
+            traffic.courier_at = traffic.last_seen
+        if (verdict := self._version_refusal(scope, traffic)) is not None:
+            self._record.refused[verdict] += 1
+            log.warning("edge.refused", extra={"reason": verdict, "site": cast("Peer", peer).site})
+            said = {"code": "STR-216", **self._about.as_json()}
+            await answer(counted_send, 426, said, close=True)
+            return
         if ours and self._site_api is not None:
             await self._site_api(scope, counted_receive, counted_send, str(cast("Peer", peer).site))
             return
         await self._app(scope, counted_receive, counted_send)
+
+    def _version_refusal(self, scope: Scope, traffic: Traffic) -> Verdict | None:
+        """Note what a courier states; why its release is not taken, which it may always ask."""
+        name = HEADER.encode("ascii")
+        text = next((value for key, value in scope["headers"] if key == name), None)
+        client = stated(None if text is None else text.decode("latin-1"))
+        traffic.version = None if text is None or client is None else str(client)
+        if scope["path"] == PREFIX + ABOUT:
+            return None
+        return client_refusal(client, self._about)
 
 
 async def _answer(send: Send, status: int, text: str) -> None:

@@ -105,10 +105,10 @@ def list_sites(config: Config) -> None:
     seen = _seen(settings)
     with open_registry(settings) as registry:
         sites = registry.sites()
-    table = Table("site", "status", "certificate", "days left", "last seen")
+    table = Table("site", "status", "certificate", "days left", "last seen", "release")
     now = time.time()
     for entry in sites:
-        last = seen.get(entry.name)
+        last, release = seen.get(entry.name, (None, ""))
         left = "" if entry.not_after is None else f"{(entry.not_after - now) / 86400:.1f}"
         table.add_row(
             entry.name,
@@ -116,6 +116,7 @@ def list_sites(config: Config) -> None:
             (entry.certificate_sha256 or "")[:16],
             left if entry.status == "enrolled" else "",
             "" if last is None else f"{max(0.0, now - last):.0f} s ago",
+            release,
         )
     console.print(table)
 
@@ -222,13 +223,16 @@ def _dialled(settings: ServerConfig) -> str:
     return hosts[0] if hosts else "HOST"
 
 
-def _seen(settings: ServerConfig) -> dict[str, float]:
-    """When the edge last saw each site; empty before its first start."""
+def _seen(settings: ServerConfig) -> dict[str, tuple[float, str]]:
+    """When the edge last saw each site, and in which release; empty before its first start."""
     try:
         record = json.loads((settings.state / "edge" / "edge.json").read_text("utf-8"))
     except (OSError, ValueError):
         return {}
-    return {name: float(traffic["last_seen"]) for name, traffic in record["sites"].items()}
+    return {
+        name: (float(traffic["last_seen"]), traffic.get("version") or "")
+        for name, traffic in record["sites"].items()
+    }
 
 
 def _list_nodes(settings: ServerConfig) -> None:

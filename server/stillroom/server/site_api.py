@@ -6,6 +6,7 @@ are another matter, with a module of their own (``depot_api``).
 """
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -15,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from stillroom.common.enrolment import RenewQuestion
 from stillroom.common.errors import StillroomError
+from stillroom.common.versions import present
 from stillroom.server.bells import NEWS, Bell, seen_of
 from stillroom.server.depot_api import BLOB, UPLOAD, DepotApi, answer
 from stillroom.server.enrolment import Authority, renew, utc_now
@@ -27,6 +29,8 @@ log = logging.getLogger(__name__)
 PREFIX = "/v1/stillroom/"
 ARRIVE = "arrive"
 """A courier has started; no body, no more to it."""
+ABOUT = "about"
+"""Which release this is, and which clients it takes; asked by sites of any release."""
 MOST_BYTES = 64 * 1024
 
 Handler = Callable[[str, bytes, Registry], dict[str, Any]]
@@ -73,7 +77,10 @@ class SiteApi:
             return
         if path == ARRIVE and scope["method"] == "POST":
             known = await run_in_threadpool(self._arrived, site)
-            await answer(send, 200, {"known": known})
+            await answer(send, 200, {"known": known, **present().as_json()})
+            return
+        if path == ABOUT and scope["method"] == "GET":
+            await answer(send, 200, present().as_json())
             return
         if self._tasks is not None and scope["path"] == NEWS and scope["method"] == "GET":
             await answer(send, 200, {"mark": await self._tasks.heard(seen_of(scope))})
@@ -104,6 +111,29 @@ class SiteApi:
     def _handle(self, handler: Handler, site: str, body: bytes) -> dict[str, Any]:
         with Registry(cast("Path", self._registry), note=self._note) as registry:
             return handler(site, body, registry)
+
+
+def presence(heard: Callable[[str], float | None]) -> Handler:
+    """The handler of ``/v1/stillroom/presence``: when this site's courier was last heard.
+
+    A doctor at the site, where no courier runs, learns so that one runs elsewhere under its name.
+
+    Args:
+        heard: Site -> seconds since the epoch; None for never.
+    """
+
+    def handle(site: str, _body: bytes, _registry: Registry) -> dict[str, Any]:
+        at = heard(site)
+        return {"courier_s": None if at is None else round(time.time() - at, 1)}
+
+    return handle
+
+
+def leaving(site: str, _body: bytes, registry: Registry) -> dict[str, Any]:
+    """The handler of ``/v1/stillroom/leave``: a site shuts itself out; the log says that it did."""
+    registry.revoke(site, time.time(), act="left")
+    log.info("site_api.left", extra={"site": site})
+    return {"left": True}
 
 
 def renewal(authority: Authority) -> Handler:

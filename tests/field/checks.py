@@ -1,0 +1,48 @@
+"""Each thing that is tried, as a line; how many held, as the last one."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Checks:
+    """What held and what did not, in order.
+
+    Attributes:
+        say: Prints a line.
+    """
+
+    say: Callable[[str], None]
+    lines: list[tuple[bool, str, str]] = field(default_factory=list)
+    started: float = field(default_factory=time.monotonic)
+
+    def note(self, text: str) -> None:
+        """A step that proves nothing in itself."""
+        self.say(f"{time.monotonic() - self.started:7.1f} s  {text}")
+
+    def hold(self, what: str, seen: object, *, want: object = True, detail: str = "") -> bool:
+        """``seen`` must equal ``want``; says what was seen where it does not."""
+        held = seen == want
+        shown = detail if held else f"seen {str(seen)[:600]}{'; ' + detail if detail else ''}"
+        self.lines.append((held, what, shown))
+        mark = "ok    " if held else "FAILED"
+        self.note(f"{mark} {what}{': ' + shown if shown else ''}")
+        return held
+
+    def attempt(self, what: str, act: Callable[[], object], *, want: object = True) -> None:
+        """As ``hold``, of whatever ``act`` returns; an exception is a check that failed."""
+        try:
+            seen = act()
+        except Exception as error:  # noqa: BLE001  # the rest is still worth trying
+            seen = f"{type(error).__name__}: {error}"
+        self.hold(what, seen, want=want)
+
+    @property
+    def passed(self) -> int:
+        """How many held."""
+        return sum(held for held, _, _ in self.lines)
+
+    def summary(self) -> str:
+        """The last line."""
+        return f"field: {self.passed}/{len(self.lines)} checks passed"
