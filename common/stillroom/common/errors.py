@@ -119,11 +119,11 @@ CODES: dict[str, str] = {
     "STR-512": "Another process works in this run's folder.",
     "STR-513": "Another runner works for this site.",
     "STR-514": "The record of a run is damaged, or belongs to another study.",
-    "STR-525": "A page would be open to other machines without a password and TLS.",
-    "STR-526": "The password file of a page cannot be used.",
     "STR-515": "This site is paused.",
     "STR-516": "A courier with this site's identity runs on another machine.",
     "STR-520": "A process of this machine does not answer.",
+    "STR-525": "A page would be open to other machines without a password and TLS.",
+    "STR-526": "The password file of a page cannot be used.",
 }
 
 
