@@ -63,7 +63,9 @@ bench: $(STAMP) ## Speed beside Flower and NVFlare, as ratios in one run; writes
 
 # QUICK=1 shows in minutes that all of it runs; ENCODINGS=1 runs the price of the encodings instead.
 science: $(STAMP) ## Which claims of the papers hold here, with seeds and intervals; writes docs/reference/science.md
-ifdef ENCODINGS
+ifdef WHY
+	@$(BIN)/python -P tests/science/why.py
+else ifdef ENCODINGS
 	@$(BIN)/python -P tests/science/encodings.py
 else
 	@$(BIN)/python -P tests/science/claims.py

@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import charts  # beside this file, which is no package
 from gates import CLAIMS, FAMILIES, Claim
 from verdicts import COLLAPSED, FEWEST, LEVEL, Verdict, confidence, judge, together
+from why_questions import section
 
 Results = Mapping[str, Mapping[int, Mapping[str, Any]]]
 """Family -> seed -> what ``families`` found."""
@@ -49,13 +50,19 @@ def last_line(claims: Sequence[Mapping[str, Any]]) -> str:
     return f"claims: {n['PASS']} pass, {n['INCONCLUSIVE']} inconclusive, {n['FAIL']} fail"
 
 
-def page(claims: Sequence[Mapping[str, Any]], results: Results, pictures: Sequence[str]) -> str:
+def page(
+    claims: Sequence[Mapping[str, Any]],
+    results: Results,
+    pictures: Sequence[str],
+    why: Results,
+) -> str:
     """Markdown.
 
     Args:
         claims: As ``judged`` gives them.
         results: For the scores behind them.
         pictures: File names beside the page.
+        why: Experiments on claims that fail.
     """
     seeds = min((len(one) for one in results.values()), default=0)
     parts = [
@@ -67,6 +74,7 @@ def page(claims: Sequence[Mapping[str, Any]], results: Results, pictures: Sequen
         _claims_table(claims),
         *(f"![{name.removesuffix('.svg')}]({name})" for name in pictures),
     ]
+    parts += section(why)
     for family, title in FAMILIES.items():
         parts += [f"## {title}", _scores_table(results.get(family, {}))]
     parts.append(NOTES)
