@@ -36,8 +36,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP) ## A consortium of four hospitals here: report, release, a prediction on a real CT
 	@$(BIN)/python -P -m stillroom.deploy.demo --out $(OUT)
 
-test: check ## Every check and every test
-	@$(BIN)/python -P -m pytest
+test: check ## Every check and every test; SLOW=1: those that take minutes as well
+	@$(BIN)/python -P -m pytest $(if $(SLOW),-m 'slow or not slow')
 
 check: $(STAMP) ## Lint, types, import rules, generated pages
 	@$(BIN)/ruff check .
