@@ -127,7 +127,10 @@ def _write(
     drawn = summary_page.pictures(results)
     for name, picture in drawn.items():
         (folder / name).write_text(picture, "utf-8")
-    text = summary_page.page(claims, results, list(drawn), why)
+    # Only here, as in `_one`.
+    from designs import designs
+
+    text = summary_page.page(claims, results, list(drawn), why, designs())
     (folder / "science.md").write_text(text, "utf-8")
     counted = summary_page.counts(claims)
     value = {"claims": claims, "counts": counted, "results": results, "why": why}
