@@ -58,7 +58,7 @@ def forest(words: Words, rows: Sequence[Held]) -> str:
     """A row per gate: its interval, its median and every seed, on a logarithmic axis around the bound."""
     values = [v for row in rows for v in (*row.ratios, *row.interval) if v > 0]
     far = max([0.25, *(abs(math.log2(v)) for v in values)])
-    left, right, height = 250, 120, TOP + ROW * len(rows) + BOTTOM
+    left, right, height = 230, 150, TOP + ROW * len(rows) + BOTTOM
     room = WIDTH - left - right
 
     def x_of(value: float) -> float:
@@ -66,7 +66,7 @@ def forest(words: Words, rows: Sequence[Held]) -> str:
 
     bottom = height - BOTTOM
     parts = _heading(words)
-    for mark in _doublings(far):
+    for mark in _ratios(far):
         x = x_of(mark)
         parts.append(_line(x, TOP - 8, x, bottom, INK if mark == 1 else GRID))
         parts.append(_text(x, bottom + 18, f"{mark:.3g}", "middle"))
@@ -227,11 +227,13 @@ def _apart(heights: Sequence[float], least: float = 17.0) -> list[float]:
     return [y - over for y in placed]
 
 
-def _doublings(far: float) -> list[float]:
-    """Marks of a logarithmic axis that reaches ``far`` doublings to both sides."""
-    step = 1.0 if far > 1.5 else 0.5 if far > 0.6 else 0.25 if far > 0.3 else 0.125
-    count = math.floor(1.04 * far / step)
-    return [2.0 ** (step * k) for k in range(-count, count + 1)]
+def _ratios(far: float) -> list[float]:
+    """Round ratios on an axis that reaches ``far`` doublings to both sides."""
+    fine = (0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.4)
+    marks = fine if far < 0.6 else (0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 4.0)
+    if far > 2:
+        marks = tuple(2.0**k for k in range(-math.floor(far), math.floor(far) + 1))
+    return [mark for mark in marks if abs(math.log2(mark)) <= 1.04 * far]
 
 
 def _key(number: int, name: str, colour: str) -> str:
