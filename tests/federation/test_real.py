@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 
+from stillroom.server.audit.checks import verify
+from stillroom.server.audit.reading import Given, open_case
+
 WITNESS = Path(__file__).with_name("witness")
 TRAINING = ("harbour", "north", "river")
 HELD_OUT = "summit"
@@ -156,6 +159,28 @@ def test_no_patient_in_the_records(rehearsal: Rehearsal) -> None:
     assert len(cases) > 10
     assert not [case for case in cases if case in kept]
     assert str(rehearsal.out / "scans") not in kept
+
+
+def test_the_log_holds(rehearsal: Rehearsal) -> None:
+    """Log, release, every site's ledger, key and kept checkpoint agree; every step has its entry."""
+    sites = rehearsal.out / "sites"
+    given = Given(
+        rehearsal.out / "server" / "state" / "log",
+        sites / "north" / "consortium.json",
+        release=rehearsal.out / "release",
+        ledgers=[f"{s}={sites / s / 'courier' / 'ledger.jsonl'}" for s in (*TRAINING, HELD_OUT)],
+        seen=[sites / site / "courier" / "witness" / "checkpoint" for site in TRAINING],
+        keys=[f"{s}={(sites / s / 'signing.pub').read_text().strip()}" for s in TRAINING],
+    )
+    case = open_case(given)
+
+    assert [finding for finding in verify(case) if finding.result != "ok"] == []
+    kinds = {json.loads(entry.to_bytes())["kind"] for _, entry in case.contents.numbered()}
+    # An operator's own acts and refused strangers are not part of a rehearsal: test_logbook.py.
+    assert kinds == {
+        *("consortium", "member", "consent", "study", "stage", "round", "update", "commit"),
+        *("score", "witness", "finish", "release"),
+    }
 
 
 def test_without_ports_the_same_student(rehearsal: Rehearsal, in_process: Path) -> None:

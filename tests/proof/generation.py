@@ -5,6 +5,7 @@ a "model" is some bytes and its digest.
 """
 
 import hashlib
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -31,6 +32,7 @@ from stillroom.common.tlog.tiles import WIDTH, bundle, tile, tile_path, tiles_of
 from stillroom.server import attestation
 from stillroom.server.audit.history import tell
 from stillroom.server.log import Log, published
+from stillroom.server.rounds.outcome import reason
 
 SITES = ("lake", "north", "river")
 NAME = "Example Heart Consortium"
@@ -289,7 +291,8 @@ def _fate(stage: str, number: int, site: str) -> tuple[str, str | None]:
 def _round(
     story: Story, stage: str, number: int, sites: Sequence[str], base: str | None, model: str | None
 ) -> None:
-    left_out = {site: "owns no such label" for site in SITES if site not in sites}
+    why = f"has no case with label {stage.removeprefix('teach-')}"
+    left_out = {site: why for site in SITES if site not in sites}
     story.add(
         said.RoundOpened(
             time=story.time(),
@@ -308,8 +311,8 @@ def _round(
         if update.status == "admitted":
             counted[site] = update
         else:
-            reason = f"{update.status}, {update.code}" if update.code else "no answer in time"
-            missing[site] = reason
+            late = "no answer before the round closed"
+            missing[site] = reason(update.code) if update.code else late
     totals: dict[str, int] = {}
     for update in counted.values():
         for group, cases in update.samples.items():
@@ -467,3 +470,7 @@ def files_in_memory(
         "checkpoint": sign_checkpoint(head, log_key).to_bytes(),
         **dict(tiles_in_memory(entries)),
     }
+
+
+if __name__ == "__main__":
+    generate(Path(sys.argv[1]))

@@ -5,7 +5,6 @@ costs. It ends with one line, and with status 1 when anything went unnoticed or 
 """
 
 import importlib.util
-import json
 import logging
 import multiprocessing
 import os
@@ -37,6 +36,8 @@ MODULES = (
     "kinds",
     "schemas",
     "structure",
+    "validation",
+    "install",
 )
 WORKERS = 4 * (os.cpu_count() or 1)
 """Processes for what can be shared out; most of them wait for a disk."""
@@ -220,37 +221,35 @@ def cost(folder: Path) -> Part:
 def exports(folder: Path) -> Part:
     """Every entry of a log, and one of every kind, in both audit formats of hospitals: validated."""
     import generation
-    import kinds
-    import schemas
-    import structure
+    import validation
 
-    from stillroom.common.log_entries import parse_entry
-    from stillroom.server.audit import export_dicom, export_fhir
-
-    world = generation.generate(folder / "world", 1000)
-    entries = list(enumerate([*map(parse_entry, world.entries), *kinds.every_entry()]))
-    bundle = "".join(export_fhir.bundle_text(entries, world.origin))
-    by_schema = {what.split(".resource")[0] for what in schemas.fhir_problems(json.loads(bundle))}
-    by_profile = structure.validate(bundle, folder / "npm")
-    messages = list(export_dicom.message_lines(entries, world.origin))
-    by_grammar = [message for message in messages if schemas.dicom_problems(message)]
-    profile = by_profile.why or f"{by_profile.tried}, {len(by_profile.problems)}"
-    of = len(entries)
-    models = f"jsonschema {version('jsonschema')}; R4B models of fhir.resources {version('fhir.resources')}"
-    rows = {
-        f"FHIR | HL7's JSON Schema of R4 (4.0.1), by {models}; what neither knows": f"{of}, {len(by_schema)}",
-        f"FHIR | HL7's StructureDefinitions of R4 (4.0.1), by @medplum/core {structure.VERSION}": profile,
-        "DICOM | grammar of PS3.15 A.5.1, by libxml2; A.5.2, A.5.3": f"{of}, {len(by_grammar)}",
-    }
-    lines = ["| format | against | tried, problems |", "|---|---|---|"]
-    lines += [f"| {what} | {found} |" for what, found in rows.items()]
-    lines += ["", "What these checks are, and are not: [exports](exports.md#how-it-was-checked)."]
-    tried = 2 * of + by_profile.tried
-    bad = len(by_schema) + len(by_profile.problems) + len(by_grammar)
-    return Part("Exports", lines, tried - bad, tried)
+    return Part("Exports", *validation.rows(generation.generate(folder / "world", 1000), folder))
 
 
-PARTS: tuple[Callable[[Path], Part], ...] = (tamper, faults, replay, betrayal, cost, exports)
+def install(folder: Path) -> Part:
+    """The command in a fresh environment without torch, Flower or anything else that it does not need."""
+    import generation
+    import install as fresh
+
+    lines, good, of = fresh.rows(generation.generate(folder / "world", 1000), folder)
+    about = [
+        f"A new virtual environment with stillroom and {len(fresh.NEEDS)} packages, all of them named in",
+        "`tests/proof/install.py`; torch, Flower and readers of scans are not among them. `replay` sums with",
+        "the server's own code, which imports Flower, as a plain `pip install` brings it: see Replay above.",
+        "",
+    ]
+    return Part("Install", about + lines, good, of)
+
+
+PARTS: tuple[Callable[[Path], Part], ...] = (
+    tamper,
+    faults,
+    replay,
+    betrayal,
+    cost,
+    exports,
+    install,
+)
 """In this order on the page. A part that is counted in the last line has a phrase for it."""
 
 

@@ -156,7 +156,9 @@ def test_report(world: World, tmp_path: Path) -> None:
     assert "url(" not in page
     assert "@import" not in page
     for text in (
-        "It holds, with warnings",
+        "The log holds, with warnings",
+        "Not asked, or not counted",
+        "has no case with label valve",
         "Participation",
         "Timeline",
         "A result from a subset of the sites",

@@ -124,7 +124,8 @@ class RoundOpened(Entry):
     invited: tuple[Name, ...]
     """Sites that were asked."""
     left_out: dict[Name, Annotated[str, Field(max_length=200)]] = Field(default_factory=dict)
-    """Site -> why it was not asked: every member that has consented is here or among the invited."""
+    """Site -> why it was not asked: every site of the consortium is here or among the invited. One that
+    is no member, or no longer, has no consent that counts."""
 
 
 class Update(Entry):

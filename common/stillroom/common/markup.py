@@ -135,3 +135,14 @@ def tls_name(version: object) -> str:
 def spelled(count: int) -> str:
     """A number that begins a sentence: in letters up to twelve."""
     return WORDS[count] if count < len(WORDS) else str(count)
+
+
+def spans(numbers: list[int]) -> str:
+    """``1-3, 5, 7-9``, in the order given."""
+    spans: list[list[int]] = []
+    for number in numbers:
+        if spans and number == spans[-1][1] + 1:
+            spans[-1][1] = number
+        else:
+            spans.append([number, number])
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in spans) or "none"

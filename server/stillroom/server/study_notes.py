@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from stillroom.common.canonical import digest
+from stillroom.common.consent import WORDS
 from stillroom.common.log_entries import (
     UNSTAMPED,
     RoundCommitted,
@@ -46,10 +47,13 @@ def stage_opened(study: str, stage: Stage, models: Mapping[str, ModelRef]) -> St
 def round_opened(
     state: RunState, stage: Stage, invited: Iterable[str], left_out: Mapping[str, str]
 ) -> RoundOpened:
-    """Sites are about to be asked; of everybody else who has agreed it says why not."""
-    agreed = {s for s, word in (state.standings or {}).items() if word == "given"}
-    asked = tuple(sorted(invited))
-    reasons = dict.fromkeys(agreed - set(asked), NOT_THERE) | dict(left_out)
+    """Sites are about to be asked; of everybody else in the consortium it says why not."""
+    asked, words = tuple(sorted(invited)), {str(word): text for word, text in WORDS.items()}
+    reasons = {
+        site: NOT_THERE if word == "given" else words.get(word, word)
+        for site, word in (state.standings or {}).items()
+        if site not in asked
+    } | dict(left_out)
     model = state.models.get(stage.name)
     return RoundOpened(
         time=UNSTAMPED,

@@ -134,6 +134,21 @@ def test_the_card_says_what_a_hospital_asks(
     assert "heart | mask" not in card  # a localiser's own label is not an output
 
 
+def test_the_card_of_a_result_from_a_subset(
+    prepared: PreparedStudy, weights: dict[str, Any], run: dict[str, Any], tmp_path: Path
+) -> None:
+    """Whoever reads nothing but the card learns that not everybody took part; else it says nothing."""
+    for number, complete in enumerate((True, False)):
+        build_release(
+            prepared,
+            weights,
+            tmp_path / f"{number}",
+            run={**run, "complete_participation": complete},
+        )
+        card = (tmp_path / f"{number}" / "model_card.md").read_text("utf-8")
+        assert ("a result from a subset" in card) is not complete
+
+
 def test_a_card_without_results_says_so(
     prepared: PreparedStudy, weights: dict[str, Any], tmp_path: Path
 ) -> None:

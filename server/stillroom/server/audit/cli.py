@@ -1,6 +1,8 @@
 """``stillroom-audit``: what an auditor runs on a published log. Needs no server and trusts none."""
 
 from collections.abc import Iterable
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -125,7 +127,8 @@ def report(
     from stillroom.server.audit.report import page
 
     case, findings, left = _checked(given)
-    write_durably(out, page(case, findings, left).encode("utf-8"))
+    checked = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, with stillroom-audit {version('stillroom')}"
+    write_durably(out, page(case, findings, left, checked).encode("utf-8"))
     console.print(f"{out}: {verdict(findings)}")
     raise typer.Exit(EXIT_STATUS[worst(findings)])
 

@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from stillroom.common.markup import plural
+
 Result = Literal["ok", "warning", "FAILED"]
 _RANK: dict[Result, int] = {"ok": 0, "warning": 1, "FAILED": 2}
 EXIT_STATUS: dict[Result, int] = {"ok": 0, "warning": 1, "FAILED": 3}
@@ -75,4 +77,5 @@ def verdict(findings: Iterable[Finding]) -> str:
         "FAILED": "Something here is not what it should be. Do not rely on this log or release.",
     }
     worst_of = "FAILED" if count["FAILED"] else "warning" if count["warning"] else "ok"
-    return f"{count['ok']} ok, {count['warning']} warnings, {count['FAILED']} FAILED. {said_so[worst_of]}"
+    warnings = plural(count["warning"], "warning")
+    return f"{count['ok']} ok, {warnings}, {count['FAILED']} FAILED. {said_so[worst_of]}"

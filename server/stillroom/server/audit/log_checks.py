@@ -194,7 +194,7 @@ def _seen(case: Case) -> Iterator[Problem]:
         yield from prefix_problems(kept.name, head.size, head.root, case.contents.tree)
         who = ", ".join(c.name for c in case.cosigned(note, case.contents.size)[0])
         if head.size <= len(case.contents.tree) and case.contents.tree.root(head.size) == head.root:
-            by = f", cosigned by {who}" if who else ""
+            by = f", cosigned by {who}," if who else ""
             yield said(kept.name, f"The {head.size} entries it saw{by} are the first of this log.")
 
 

@@ -56,8 +56,8 @@ def members(case: Case) -> Iterator[Problem]:
     untold = sorted(keys.keys() - case.keys.keys())
     if untold:
         what = (
-            f"Signing keys of {', '.join(untold)} were taken from the log: give --witness with what "
-            "each site says of its own key, or --seen."
+            f"The log alone says which signing keys are those of {', '.join(untold)}: give --witness "
+            "with what each site says of its own."
         )
         yield said("", what)
 
@@ -175,4 +175,4 @@ def refusals(case: Case) -> Iterator[Problem]:
     if counted:
         listed = "; ".join(f"{who}: {count}" for who, count in sorted(counted.items()))
         yield said("", f"Updates refused: {listed}.")
-    yield said("", f"{edge} connections or requests were refused at the server's edge.")
+    yield said("", f"{edge or 'No'} connections or requests were refused at the server's edge.")

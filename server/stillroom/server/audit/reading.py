@@ -72,8 +72,11 @@ def open_case(given: Given) -> Case:
     if given.release is not None and not given.release.is_dir():
         raise _missing(given.release)
     case = case_of(read_consortium(_bytes(given.consortium)), FolderFiles(given.log))
-    case.seen = [Seen(_short(path), _bytes(path)) for path in given.seen]
-    case.ledgers = [ledger_of(text) for text in given.ledgers]
+    names = _names(given.seen)
+    case.seen = [Seen(names[path], _bytes(path)) for path in given.seen]
+    owned = [_owned(text) for text in given.ledgers]
+    names = _names([path for _, path in owned])
+    case.ledgers = [read_ledger(_bytes(path), names[path], site) for site, path in owned]
     case.release = None if given.release is None else FolderFiles(given.release)
     case.keys = dict(site_key(text) for text in given.keys)
     case.quorum, case.run = given.quorum, given.run
@@ -140,11 +143,16 @@ def site_key(text: str) -> tuple[str, str]:
 
 def ledger_of(text: str) -> Ledger:
     """A ledger from ``FILE`` or ``SITE=FILE``; raises as ``open_case`` does."""
+    site, path = _owned(text)
+    return read_ledger(_bytes(path), _names([path])[path], site)
+
+
+def _owned(text: str) -> tuple[str | None, Path]:
     site, mark, name = text.rpartition("=")
     path = Path(name)
     if mark and not path.is_file() and Path(text).is_file():
         site, path = "", Path(text)
-    return read_ledger(_bytes(path), _short(path), site or None)
+    return site or None, path
 
 
 def _bytes(path: Path) -> bytes:
@@ -158,6 +166,12 @@ def _missing(path: Path) -> ConfigError:
     return ConfigError(f"{path} cannot be read.", fix="Check the path.", code="STR-101")
 
 
-def _short(path: Path) -> str:
-    """A file with its folder: every site's ledger has the same name."""
-    return f"{path.resolve().parent.name}/{path.name}"
+def _names(paths: Sequence[Path]) -> dict[Path, str]:
+    """What each file is called in findings: its name, and as many folders as tell it from the others."""
+    whole = {path: path.resolve().parts for path in paths}
+    depth = 2
+    while depth < max(map(len, whole.values()), default=0) and len(
+        {parts[-depth:] for parts in whole.values()}
+    ) < len(set(whole.values())):
+        depth += 1
+    return {path: "/".join(parts[-depth:]) for path, parts in whole.items()}

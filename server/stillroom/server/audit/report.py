@@ -13,23 +13,24 @@ from stillroom.common.markup import Child, Html, join, tag
 from stillroom.server.audit.case import Case
 from stillroom.server.audit.checks import Check
 from stillroom.server.audit.findings import Finding, verdict, worst
+from stillroom.server.audit.report_participation import absences, matrices, subset_notice
 from stillroom.server.audit.report_tables import (
     departures,
-    matrices,
+    labels,
     refusals,
     releases,
     scores,
-    subset_notice,
     timeline,
 )
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'"
+MOST_FIRST = 12
+"""Findings that stand at the top of the page."""
 HEADLINES = {
-    "ok": "Everything that was checked holds",
-    "warning": "It holds, with warnings",
-    "FAILED": "It does not hold",
+    "ok": "The log holds",
+    "warning": "The log holds, with warnings",
+    "FAILED": "Something here does not hold",
 }
-VERIFICATION = "One line a finding. Numbers are those of docs/auditors/checks.md and never change."
 NOT_PROVEN = (
     "That a site's signing key is that site's, unless the site itself told the auditor (--witness).",
     "That nobody was shown another log, beyond those who cosigned or whose kept checkpoints were given.",
@@ -40,22 +41,36 @@ NOT_PROVEN = (
 )
 
 
-def page(case: Case, findings: Sequence[Finding], skipped: Sequence[Check[Any]]) -> str:
-    """The whole page as HTML."""
+def page(
+    case: Case, findings: Sequence[Finding], skipped: Sequence[Check[Any]], checked: str
+) -> str:
+    """The whole page as HTML; ``checked`` says when, and with which program."""
     body = join(
-        _header(case, findings),
+        _header(case, findings, checked),
         tag(
             "main",
             _section(
                 "Verification",
-                "One line a finding; numbers never change.",
+                "One line a finding. Numbers are those of docs/auditors/checks.md, which says of each what "
+                "it compares and what a failure means; they never change.",
                 _findings(findings, skipped),
             ),
             _section("Timeline", "What happened, in the order of the log.", timeline(case.history)),
             _section(
                 "Participation",
                 "A cell is a site in a round: what became of its answer.",
-                matrices(case.runs()),
+                join(
+                    matrices(case.runs()),
+                    tag("h3", "Not asked, or not counted"),
+                    absences(case.runs()),
+                ),
+            ),
+            _section(
+                "Labels made by teachers",
+                "How many scans at each site a teacher labelled (written), a site's own label was kept "
+                "for (kept), or a filter left unlabelled (incomplete). Counts below the study's smallest "
+                "cohort were made 0 at the site.",
+                labels(case),
             ),
             _section(
                 "What left each site",
@@ -92,7 +107,7 @@ def _sheet() -> str:
     return files("stillroom.server.audit").joinpath("report.css").read_text("utf-8")
 
 
-def _header(case: Case, findings: Sequence[Finding]) -> Html:
+def _header(case: Case, findings: Sequence[Finding], checked: str) -> Html:
     head, result = case.contents.head, worst(findings)
     good = (
         []
@@ -101,6 +116,7 @@ def _header(case: Case, findings: Sequence[Finding]) -> Html:
     )
     last = [entry.time for _, entry in case.contents.numbered()]
     facts: list[tuple[str, str]] = [
+        ("Checked", checked),
         ("Log", case.log.name),
         ("Entries", "unknown" if head is None else str(head.size)),
         ("Root", "unknown" if head is None else head.root.hex()),
@@ -117,12 +133,34 @@ def _header(case: Case, findings: Sequence[Finding]) -> Html:
         "header",
         tag("p", "Audit of a federated study's log", class_="kicker"),
         tag("h1", case.consortium.name),
-        tag("div", tag("strong", HEADLINES[result]), verdict(findings), class_=f"verdict {result}"),
+        tag(
+            "div",
+            tag("strong", HEADLINES[result]),
+            verdict(findings),
+            _to_read(findings),
+            class_=f"verdict {result}",
+        ),
         subset_notice(case.runs()),
         tag(
             "dl", [join(tag("dt", n), tag("dd", tag("code", v))) for n, v in facts], class_="facts"
         ),
     )
+
+
+def _to_read(findings: Sequence[Finding]) -> Html | None:
+    """What failed and what must be known, before everything that is as it should be."""
+    told = sorted((f for f in findings if f.result != "ok"), key=lambda f: f.result != "FAILED")
+    if not told:
+        return None
+    items = [
+        tag(
+            "li",
+            f"{f.result}, {f.number} {f.check}: {f.where + ': ' if f.where else ''}{f.meaning}",
+        )
+        for f in told[:MOST_FIRST]
+    ]
+    more = len(told) - MOST_FIRST
+    return join(tag("ul", items), tag("p", f"And {more} more, below.") if more > 0 else None)
 
 
 def _section(heading: str, about: str, body: Child) -> Html:

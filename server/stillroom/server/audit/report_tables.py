@@ -4,19 +4,18 @@ from collections.abc import Iterator, Sequence
 
 from stillroom.common.errors import CODES
 from stillroom.common.log_entries import Update
-from stillroom.common.markup import Child, Html, data_size, join, short, tag
+from stillroom.common.markup import Child, Html, data_size, short, tag
 from stillroom.server.audit.case import Case
-from stillroom.server.audit.history import History, Run, Stage
+from stillroom.server.audit.history import History, Stage
 from stillroom.server.audit.ledger_checks import Compared, beside_log
 
-ROUNDS_PER_BLOCK = 24
-MARKS = {"admitted": "", "refused": "×", "failed": "!", "late": "…"}
 WORDS = {
     "admitted": "counted",
     "refused": "refused",
     "failed": "failed at the site",
     "late": "too late",
 }
+"""Status of an answer -> what became of it."""
 
 
 def timeline(history: History) -> Html:
@@ -26,7 +25,7 @@ def timeline(history: History) -> Html:
         tag("tr", tag("td", index, class_="num"), tag("td", time, class_="nowrap"), tag("td", what))
         for index, time, what in found
     ]
-    return _table(("Entry", "Time (UTC)", "What happened"), rows)
+    return table(("Entry", "Time (UTC)", "What happened"), rows)
 
 
 def _moments(history: History) -> Iterator[tuple[int, str, str]]:
@@ -73,58 +72,6 @@ def _stage(name: str, stage: Stage) -> str:
     return f"Stage {name} ({stage.opened.recipe}) began: {done} of {stage.opened.rounds} rounds committed."
 
 
-def matrices(runs: Sequence[Run]) -> Html:
-    """Sites by rounds, one block of columns after another."""
-    parts: list[Child] = [_legend()]
-    for run in runs:
-        for name, stage in run.stages.items():
-            parts.append(tag("h3", f"{run.started.name}, {run.started.run}, stage {name}"))
-            numbers = list(stage.rounds)
-            for start in range(0, len(numbers), ROUNDS_PER_BLOCK):
-                parts.append(_block(stage, numbers[start : start + ROUNDS_PER_BLOCK]))
-    return join(parts) if runs else tag("p", "No study ran.", class_="quiet")
-
-
-def _legend() -> Html:
-    items = [
-        tag("span", tag("span", mark, class_=f"cell {status}"), WORDS[status])
-        for status, mark in MARKS.items()
-    ]
-    return tag(
-        "p", items, tag("span", tag("span", "–", class_="cell none"), "not asked"), class_="legend"
-    )
-
-
-def _block(stage: Stage, numbers: Sequence[int]) -> Html:
-    invited = {site for turn in stage.rounds.values() for site in turn.invited}
-    left_out = {
-        site
-        for t in stage.rounds.values()
-        for _, opening in t.openings
-        for site in opening.left_out
-    }
-    head = tag("tr", tag("th"), [tag("th", number) for number in numbers])
-    rows = [
-        tag("tr", tag("th", site), [tag("td", _cell(stage, number, site)) for number in numbers])
-        for site in sorted(invited | left_out)
-    ]
-    table = tag("table", tag("thead", head), tag("tbody", rows), class_="matrix")
-    return tag("div", table, class_="scroll")
-
-
-def _cell(stage: Stage, number: int, site: str) -> Html:
-    turn = stage.rounds[number]
-    answer = turn.answers().get(site)
-    if answer is None:
-        why = next(
-            (o.left_out[site] for _, o in turn.openings if site in o.left_out), "no answer yet"
-        )
-        return tag("span", "–", class_="cell none", title=f"{site}, round {number}: {why}")
-    status = answer[1].status
-    text = f"{site}, round {number}: {WORDS[status]} {answer[1].code or ''}".strip()
-    return tag("span", MARKS[status], class_=f"cell {status}", title=text)
-
-
 def departures(case: Case) -> Html:
     """Per site, stage and round: the file that left, and whether its ledger says so."""
     beside = {found.site: _lines(found) for _, found in beside_log(case) if found is not None}
@@ -155,7 +102,7 @@ def departures(case: Case) -> Html:
         "Became",
         "Its ledger",
     )
-    return _table(names, rows)
+    return table(names, rows)
 
 
 def _lines(found: Compared) -> dict[int, Html]:
@@ -204,7 +151,48 @@ def refusals(case: Case) -> Html:
         )
         for index, entry in case.history.refused
     ]
-    return _table(("Entry", "Time (UTC)", "Who", "Where", "What became of it", "Why"), rows + edge)
+    return table(("Entry", "Time (UTC)", "Who", "Where", "What became of it", "Why"), rows + edge)
+
+
+def labels(case: Case) -> Html:
+    """Whose teachers labelled which scans at which site, and what the filters kept: counts alone."""
+    rows = []
+    for index, update in _updates(case):
+        for label, found in _verdicts(update).items():
+            cells = ", ".join(f"{verdict} {count}" for verdict, count in sorted(found.items()))
+            rows.append(
+                tag(
+                    "tr",
+                    tag("td", index, class_="num"),
+                    tag("td", update.site),
+                    tag("td", f"{update.stage}, round {update.round}"),
+                    tag("td", label),
+                    tag("td", cells),
+                    tag("td", _teachers(case, update)),
+                )
+            )
+    names = ("Entry", "Site", "Where", "Label type", "Scans", "Labelled by teachers")
+    return table(names, rows)
+
+
+def _verdicts(update: Update) -> dict[str, dict[str, int]]:
+    """Label type -> verdict -> scans; the keys of counts are ``pseudo.<label type>.<verdict>``."""
+    found: dict[str, dict[str, int]] = {}
+    for key, count in update.counts.items():
+        _, label, verdict = key.split(".", 2) if key.count(".") >= 2 else ("", key, "scans")
+        found.setdefault(label, {})[verdict] = count
+    return found
+
+
+def _teachers(case: Case, update: Update) -> list[Child]:
+    for run in case.runs():
+        stage = run.stages.get(update.stage)
+        if stage is not None and run.started.study == update.study:
+            return [
+                tag("div", f"{name} ", short(digest))
+                for name, digest in sorted(stage.opened.teachers.items())
+            ]
+    return []
 
 
 def scores(history: History) -> Html:
@@ -233,25 +221,7 @@ def scores(history: History) -> Html:
         "No score from",
         "Numbers, SHA-256",
     )
-    return _table(names, rows)
-
-
-def subset_notice(runs: Sequence[Run]) -> Html | None:
-    """What must be read first: results that not everybody took part in; None when there is none."""
-    found = [
-        f"Run {run.started.run} of study {run.started.name}: {fewer} of {len(turns)} rounds."
-        for run in runs
-        if (
-            turns := [
-                t.commit[1] for s in run.stages.values() for t in s.rounds.values() if t.commit
-            ]
-        )
-        and (fewer := sum(bool(commit.missing) for commit in turns))
-    ]
-    if not found:
-        return None
-    head = tag("strong", "A result from a subset of the sites")
-    return tag("div", head, " ".join(found), class_="verdict warning")
+    return table(names, rows)
 
 
 def releases(history: History) -> Html:
@@ -268,7 +238,7 @@ def releases(history: History) -> Html:
         )
         for index, entry in history.releases
     ]
-    return _table(("Entry", "Time (UTC)", "Name", "Study", "Student", "Statement"), rows)
+    return table(("Entry", "Time (UTC)", "Name", "Study", "Student", "Statement"), rows)
 
 
 def _updates(case: Case) -> Iterator[tuple[int, Update]]:
@@ -282,7 +252,8 @@ def _updates(case: Case) -> Iterator[tuple[int, Update]]:
     return iter(sorted(found, key=lambda pair: pair[0]))
 
 
-def _table(names: Sequence[str], rows: Sequence[Html]) -> Html:
+def table(names: Sequence[str], rows: Sequence[Html]) -> Html:
+    """A table of rows under their names, or the word None."""
     if not rows:
         return tag("p", "None.", class_="quiet")
     number = {"Entry", "Round", "Size"}

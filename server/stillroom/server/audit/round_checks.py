@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from stillroom.common.log_entries import Update
-from stillroom.common.markup import plural
+from stillroom.common.markup import plural, spans
 from stillroom.server.audit.case import Case
 from stillroom.server.audit.findings import Problem, failed, said, warned
 from stillroom.server.audit.history import Round, Run, Stage
@@ -25,7 +25,7 @@ def sequence(case: Case) -> Iterator[Problem]:
         for name, stage in run.stages.items():
             numbers = list(stage.rounds)
             if numbers != list(range(1, len(numbers) + 1)):
-                what = f"Its rounds are {_spans(numbers)}: one was left out, put in or moved."
+                what = f"Its rounds are {spans(numbers)}: one was left out, put in or moved."
                 yield failed(f"entry {stage.index}, stage {name}", what)
             if len(numbers) > stage.opened.rounds:
                 yield failed(f"stage {name}", f"{len(numbers)} rounds of {stage.opened.rounds}.")
@@ -218,14 +218,3 @@ def ends(case: Case) -> Iterator[Problem]:
             )
         if finish.status == "failed":
             yield warned(where, f"It ended without a result, {finish.code or 'no code'}.")
-
-
-def _spans(numbers: list[int]) -> str:
-    """``1-3, 5, 7-9``, in the order given."""
-    spans: list[list[int]] = []
-    for number in numbers:
-        if spans and number == spans[-1][1] + 1:
-            spans[-1][1] = number
-        else:
-            spans.append([number, number])
-    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in spans) or "none"
