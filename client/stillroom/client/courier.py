@@ -135,6 +135,7 @@ def run_courier(settings: CourierSettings, stop: threading.Event) -> None:
             edge.activate()
             state.set_node_id(edge.node.node_id)
             pulse.connected()
+            pulse.speaks(transfer.server_version)
             log.info("courier.connected")
             if witness is not None:
                 witness.look()

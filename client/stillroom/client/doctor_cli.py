@@ -30,9 +30,9 @@ def doctor(
     """Check everything this site needs; exit status 1 for warnings, 2 where something failed."""
     from stillroom.client.doctor.checks import checks_of
     from stillroom.client.doctor.examination import Examination
-    from stillroom.client.pulse import own_version
     from stillroom.common.checkup import examine, worst
     from stillroom.common.checkup_screen import show, write_report
+    from stillroom.common.versions import own_version
 
     results = examine(checks_of(part.value), Examination(config))
     show(results, as_json=json_)

@@ -10,13 +10,13 @@ import os
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from stillroom.client.ledger import Entry
+from stillroom.common.versions import own_version
 
 NAME = "pulse.json"
 EVERY_S = 1.0
@@ -24,14 +24,6 @@ EVERY_S = 1.0
 STILL_S = 60.0
 """A pulse older than this is nobody's."""
 MOST_BYTES = 1 << 14
-
-
-def own_version() -> str:
-    """Of the stillroom that is installed here; empty where it is not installed."""
-    try:
-        return version("stillroom")
-    except PackageNotFoundError:
-        return ""
 
 
 class _Section(BaseModel):
@@ -70,7 +62,7 @@ class Pulse(_Section):
     """An update of this site was let out, last; by an earlier courier too."""
     runner_seen_at: AwareDatetime | None = None
     """The runner lived, last."""
-    version: str = Field(default_factory=own_version)
+    version: str = Field(default_factory=lambda: str(own_version()))
     """The courier's own."""
 
     def beats(self, now: datetime) -> bool:
@@ -122,10 +114,10 @@ class PulseKeeper:
         """The server has answered."""
         self._beat(last_contact_at=self._clock())
 
-    def speaks(self, version: str) -> None:
-        """The server has told its version."""
+    def speaks(self, version: str | None) -> None:
+        """The server has told its version, or does not."""
         if version != self._pulse.server_version:
-            self._change(server_version=version[:40])
+            self._change(server_version=version and version[:40])
 
     def entered(self, entry: Entry) -> None:
         """The ledger has a new line."""

@@ -60,7 +60,7 @@ class Orthanc:
     def ask(self, method: str, path: str, **more: Any) -> Any:
         """Orthanc's own interface, for what only an administrator does."""
         answer = requests.request(
-            method, f"http://127.0.0.1:{self.http}{path}", auth=(USER, PASSWORD), timeout=10, **more
+            method, f"http://127.0.0.1:{self.http}{path}", auth=(USER, PASSWORD), timeout=60, **more
         )
         answer.raise_for_status()
         return answer.json()
@@ -91,7 +91,7 @@ class Orthanc:
             "calling_ae": SITE_AE,
             "listen": "127.0.0.1",
             "store_port": self.store,
-            "timeout_s": 20,
+            "timeout_s": 60,
         }
         return section(folder, dimse=dimse | more.pop("dimse", {}), **more)
 
@@ -154,7 +154,7 @@ def orthanc(running_orthanc: Orthanc) -> Orthanc:
     return running_orthanc
 
 
-def _until(question: Callable[[], object], seconds: float = 20) -> None:
+def _until(question: Callable[[], object], seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while True:
         try:

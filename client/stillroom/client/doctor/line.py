@@ -23,9 +23,9 @@ from cryptography.exceptions import InvalidSignature
 
 from stillroom.client.config import SiteConfig
 from stillroom.client.connection import proxy_for
-from stillroom.client.pulse import own_version
 from stillroom.common.errors import StillroomError
 from stillroom.common.pki.files import load_certificate
+from stillroom.common.versions import HEADER, own_version
 
 ABOUT = "/v1/stillroom/about"
 PRESENCE = "/v1/stillroom/presence"
@@ -202,7 +202,7 @@ def _ask(
     tls.settimeout(patience_s)
     line = http.client.HTTPSConnection(seen.host, seen.port)
     line.sock = tls
-    headers = {"stillroom-version": own_version()}
+    headers = {HEADER: str(own_version())}
     began = time.monotonic()
     try:
         line.request("GET", ABOUT, headers=headers)

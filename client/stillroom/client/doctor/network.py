@@ -2,12 +2,12 @@
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
-from packaging.version import InvalidVersion, Version
 
+from stillroom.client.compatibility import UPGRADE_REQUIRED, explained
 from stillroom.client.doctor.examination import Examination
 from stillroom.client.doctor.line import LineSeen
-from stillroom.client.pulse import own_version
 from stillroom.common.checkup import Check, Finding, failed, ok, skipped, warning
+from stillroom.common.versions import About, mismatch, own_version, read_version
 
 SKEW_WARN_S, SKEW_MOST_S = 30.0, 240.0
 """Flower refuses a request whose timestamp is more than five minutes old, the wait for it included."""
@@ -219,6 +219,8 @@ def admission(seen: LineSeen) -> Finding:
         )
         known = reason if reason in NOT_IN else "refused"
         return failed(saw, do, "STR-206", told=known)
+    if seen.status == UPGRADE_REQUIRED:
+        return ok("The server knows this site.", told="known, refused over the version")
     if seen.status >= 500:
         return failed(
             f"The server answers with an error ({seen.status}).",
@@ -232,23 +234,17 @@ def admission(seen: LineSeen) -> Finding:
 def version(seen: LineSeen) -> Finding:
     """Whether the releases of both sides fit."""
     said, own = seen.said, own_version()
-    theirs, oldest = _version(said.get("version")), _version(said.get("oldest_client"))
-    if theirs is None:
-        if seen.status == 426:
-            return _too_old(own, "another")
+    if read_version(said.get("version")) is None and seen.status != UPGRADE_REQUIRED:
         return skipped("the server does not tell its version")
-    mine = _version(own)
-    told = f"server {theirs}, client {own}"
-    if seen.status == 426 or (mine is not None and oldest is not None and mine < oldest):
-        return _too_old(own, str(theirs), told)
-    if mine is not None and mine.major > theirs.major:
-        return failed(
-            f"This client is {own}, a generation after the server's {theirs}.",
-            f"Install release {theirs} of the client, the server's own.",
-            "STR-300",
-            told=told,
-        )
-    return ok(f"Server {theirs}, client {own}.", told=told)
+    about = About.read(said)
+    told = f"server {about.version}, client {own}"
+    why = mismatch(own, about)
+    if why is None and seen.status == UPGRADE_REQUIRED:
+        why = "client-unreadable"
+    if why is None:
+        return ok(f"Server {about.version}, client {own}.", told=told)
+    error = explained(why, own, about, seen.host)
+    return failed(error.what, error.fix, error.code, told=f"{told}: {why}")
 
 
 def elsewhere(exam: Examination) -> Finding:
@@ -290,22 +286,6 @@ def names_host(certificate: x509.Certificate, host: str) -> bool:
         return True
     names = {name.lower() for name in san.get_values_for_type(x509.DNSName)}
     return host.lower() in names or f"*.{host.lower().partition('.')[2]}" in names
-
-
-def _too_old(own: str, theirs: str, told: str = "refused over the version") -> Finding:
-    return failed(
-        f"This client, release {own}, is too old for the server.",
-        f"Install release {theirs} of the client; keys, consents and the ledger stay as they are.",
-        "STR-300",
-        told=told,
-    )
-
-
-def _version(text: object) -> Version | None:
-    try:
-        return Version(str(text)[:40])
-    except InvalidVersion:
-        return None
 
 
 def _length(seconds: float) -> str:

@@ -22,8 +22,7 @@ MOVE, GET = "1.2.840.10008.5.1.4.1.2.2.2", "1.2.840.10008.5.1.4.1.2.2.3"
 """Study Root Query/Retrieve Information Model: MOVE, GET (PS3.4 C.3)."""
 Associate = Callable[..., AbstractContextManager[Association]]
 
-PENDING, SUCCESS = frozenset({0xFF00, 0xFF01}), 0x0000
-DESTINATION_UNKNOWN, CANNOT_SEND = 0xA801, 0xA702
+SUCCESS = 0x0000
 NOT_ASKED, NO_ROOM = 0xA900, 0xA700
 """What the PACS is told about an instance that is refused, and of one there is no room for (PS3.4 B.2.3)."""
 
@@ -55,7 +54,7 @@ class Delivery:
                 self._sink = None
         if self._failed is not None:
             raise self._failed
-        _judge(statuses, self._arrived)
+        _judge(statuses, self._arrived, is_move=not self._is_get)
 
     def close(self) -> None:
         """Close the port."""
@@ -134,15 +133,15 @@ def _last(responses: Any) -> Dataset:
     return last
 
 
-def _judge(status: Dataset, arrived: int) -> None:
+def _judge(status: Dataset, arrived: int, *, is_move: bool) -> None:
     """Raise for what the final status says, unless the counting that follows will say it better."""
     code = status.get("Status")
     if code is None:
         raise failure("STR-440", "The PACS broke off while it was sending.")
     if code == SUCCESS or arrived:
         return
-    if code in {DESTINATION_UNKNOWN, CANNOT_SEND}:
-        raise failure("STR-451", f"The PACS could not send to this AE title (status {code:04X}).")
-    if status.get("NumberOfFailedSuboperations"):
-        raise failure("STR-451", "The PACS tried to send, and nothing arrived at store_port.")
+    # A destination that is unknown or does not answer: A801 and A702 by the standard (PS3.4 C.4.2.1.5),
+    # C000 with Orthanc, B000 with others.
+    if is_move:
+        raise failure("STR-451", f"The PACS could not send to store_port (status {code:04X}).")
     raise failure("STR-453", f"The PACS answered a retrieval with status {code:04X}.")
