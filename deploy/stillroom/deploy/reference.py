@@ -13,6 +13,7 @@ from stillroom.common.errors import CODES
 from stillroom.common.study import Study
 from stillroom.deploy.ledger_page import ledger_page
 from stillroom.deploy.log_page import log_page, log_schema
+from stillroom.deploy.metrics_page import metrics_page
 from stillroom.deploy.model_tables import rows_of, sections_below
 from stillroom.deploy.recipes_page import recipes_page
 from stillroom.server.config import ServerConfig
@@ -34,6 +35,7 @@ def pages() -> dict[str, str]:
         "ledger.md": ledger_page(),
         "log.md": log_page(),
         "log-schema.json": log_schema(),
+        "metrics.md": metrics_page(),
         "recipes.md": recipes_page(),
         "study-file.md": _model(
             Study,

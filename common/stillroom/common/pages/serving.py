@@ -1,8 +1,10 @@
 """A page's own small web server: uvicorn on one address, until it is told to stop."""
 
+import contextlib
+import signal
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import uvicorn
@@ -10,6 +12,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from typing_extensions import override
 
 from stillroom.common.errors import ConfigError, ResourceError, StillroomError
 from stillroom.common.markup import Child, Html, join, prose, tag
@@ -95,8 +98,23 @@ def serve(app: Guard, listening: Listening, *, told: Callable[[str], None]) -> N
     with bound(listening) as found:
         server = server_of(app, listening)
         there = replace(listening, port=found.getsockname()[1])
+        for name in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(name, lambda _signal, _frame: _end(server))
         told(there.url)
         server.run(sockets=[found])
+
+
+class PageServer(uvicorn.Server):
+    """uvicorn's server, which ends with 0 when it is told to: its own raises the signal again."""
+
+    @contextlib.contextmanager
+    @override
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _end(server: uvicorn.Server) -> None:
+    server.should_exit = True
 
 
 def server_of(app: Guard, listening: Listening) -> uvicorn.Server:
@@ -120,7 +138,7 @@ def server_of(app: Guard, listening: Listening) -> uvicorn.Server:
         timeout_graceful_shutdown=2,
         ssl_context_factory=None if context is None else lambda _config, _default: context,
     )
-    return uvicorn.Server(config)
+    return PageServer(config)
 
 
 def bound(listening: Listening) -> socket.socket:
