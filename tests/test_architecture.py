@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SIDES = ("common", "server", "client", "deploy")
-HEAVY = {"torch", "monai", "SimpleITK", "pydicom", "highdicom"}
+HEAVY = {"torch", "monai", "SimpleITK", "pydicom", "highdicom", "pynetdicom", "dicomweb_client"}
 SOURCES = sorted(path for side in SIDES for path in (ROOT / side / "stillroom").rglob("*.py"))
 
 LONGEST = 320
@@ -80,6 +80,14 @@ def test_client_command_line_is_light() -> None:
     loaded = python("import sys, stillroom.client.courier; print(*sys.modules)").split()
 
     assert set() == HEAVY & set(loaded)
+
+
+@pytest.mark.parametrize("module", ["courier", "runner", "app"])
+def test_neither_courier_nor_runner_can_dial_a_pacs(module: str) -> None:
+    """`data pull` is a process of its own: the two that live long load nothing that speaks to a PACS."""
+    loaded = python(f"import sys, stillroom.client.{module}; print(*sys.modules)").split()
+
+    assert {"pynetdicom", "dicomweb_client", "stillroom.client.pacs.opening"} & set(loaded) == set()
 
 
 @pytest.mark.parametrize(
