@@ -82,14 +82,6 @@ def test_client_command_line_is_light() -> None:
     assert set() == HEAVY & set(loaded)
 
 
-@pytest.mark.parametrize("module", ["courier", "runner", "app"])
-def test_neither_courier_nor_runner_can_dial_a_pacs(module: str) -> None:
-    """`data pull` is a process of its own: the two that live long load nothing that speaks to a PACS."""
-    loaded = python(f"import sys, stillroom.client.{module}; print(*sys.modules)").split()
-
-    assert {"pynetdicom", "dicomweb_client", "stillroom.client.pacs.opening"} & set(loaded) == set()
-
-
 @pytest.mark.parametrize(
     "module", ["common.errors", "server.superlink", "client.courier", "deploy.local_grid"]
 )
