@@ -138,18 +138,25 @@ class DimseArchive(Archive):
         self._is_reached = True
         lines: list[socket.socket] = []
         offered = [build_context(one) for one in classes]
-        association = self._ae.associate(
-            section.host,
-            section.port,
-            contexts=[*offered, *contexts],
-            ae_title=section.called_ae,
-            ext_neg=list(roles),
-            evt_handlers=[
-                (evt.EVT_CONN_OPEN, lambda event: lines.append(event.assoc.dul.socket.socket)),
-                *handlers,
-            ],
-            tls_args=None if self._tls is None else (self._tls, section.host),
-        )
+
+        def associate() -> Association:
+            return self._ae.associate(
+                section.host,
+                section.port,
+                contexts=[*offered, *contexts],
+                ae_title=section.called_ae,
+                ext_neg=list(roles),
+                evt_handlers=[
+                    (evt.EVT_CONN_OPEN, lambda event: lines.append(event.assoc.dul.socket.socket)),
+                    *handlers,
+                ],
+                tls_args=None if self._tls is None else (self._tls, section.host),
+            )
+
+        association = associate()
+        if not association.is_established and not association.is_rejected:
+            # A line that closes as fast as it opened can swallow the answer: once more.
+            association = associate()
         try:
             if not association.is_established:
                 raise self._refusal(association)
