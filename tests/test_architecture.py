@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SIDES = ("common", "server", "client", "deploy")
-HEAVY = {"torch", "monai", "SimpleITK", "pydicom", "highdicom"}
+HEAVY = {"torch", "monai", "SimpleITK", "pydicom", "highdicom", "pynetdicom", "dicomweb_client"}
 SOURCES = sorted(path for side in SIDES for path in (ROOT / side / "stillroom").rglob("*.py"))
 
 LONGEST = 320

@@ -39,6 +39,7 @@ HOSTS = {
     "github.com",
     "keepachangelog.com",
     "semver.org",
+    "pacs.hospital.example",
     "proxy.hospital.example",
 }
 """Hosts that a page may name; anything else needs a thought."""

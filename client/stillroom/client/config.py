@@ -35,7 +35,7 @@ class SiteConfig(Section):
     site: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{1,30}$")]
     """The name in this site's certificate."""
     server: Annotated[str, Field(pattern=r"^\S+:\d{1,5}$")]
-    """``host:port`` of the consortium's edge: the only address this site ever dials."""
+    """``host:port`` of the consortium's edge: the only address outside the hospital that it dials."""
     data: Annotated[tuple[Path, ...], Field(min_length=1)]
     """Folders with scans and labels. Read only."""
     state: Path

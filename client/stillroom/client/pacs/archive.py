@@ -4,8 +4,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from stillroom.common.errors import DataError
+
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
+
+
+class StrayError(DataError):
+    """An object of another series than the one that was asked for: refused, and no reason to stop."""
+
 
 Sink = Callable[["Dataset"], None]
 """Takes one instance with its file meta; raises to refuse it."""

@@ -137,7 +137,7 @@ class Deidentifier:
 
 def is_registered(value: str) -> bool:
     """Whether DICOM itself gave out this UID (PS3.6 annex A): it identifies nobody."""
-    return UID(value, IGNORE).name != value
+    return value in _CLASSES or UID(value, IGNORE).name != value
 
 
 def new_uid(key: bytes, value: str) -> str:
@@ -155,6 +155,10 @@ def pseudonym(key: bytes, value: str) -> str:
 
 _LISTED = profile.NUMBERS | set(profile.WORDS) | profile.UIDS | profile.CLASSES | profile.NAMES
 _LISTED |= profile.PIXELS
+
+
+_CLASSES = frozenset().union(*KEPT.values())
+"""Newer than pydicom's dictionary, some of them."""
 
 
 def _items(data: Dataset, keyword: str) -> Iterable[Dataset]:

@@ -12,7 +12,7 @@ from pynetdicom.association import Association
 from pynetdicom.presentation import build_context
 
 from stillroom.client.pacs import kinds
-from stillroom.client.pacs.archive import Sink
+from stillroom.client.pacs.archive import Sink, StrayError
 from stillroom.client.pacs.credentials import tls_context
 from stillroom.client.pacs.failures import failure
 from stillroom.client.pacs.section import DimseSection
@@ -115,6 +115,8 @@ class Delivery:
                 instance = event.dataset
                 instance.file_meta = event.file_meta
                 self._sink(instance)
+            except StrayError:
+                return NOT_ASKED
             except StillroomError as error:
                 self._failed = error
                 return NO_ROOM if error.code == "STR-452" else NOT_ASKED

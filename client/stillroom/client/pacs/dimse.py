@@ -2,8 +2,8 @@
 
 import socket
 import ssl
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from typing import Any
 
 from pydicom.dataset import Dataset
@@ -55,10 +55,11 @@ class DimseArchive(Archive):
 
     @override
     def studies(self, keys: Mapping[str, str], most: int) -> Sequence[str]:
-        found = []
-        for study in self._find("STUDY", {"StudyInstanceUID": "", **keys}):
-            if (uid := _text(study, "StudyInstanceUID")) and _answers(study, keys):
-                found.append(uid)
+        found: list[str] = []
+        with closing(self._find("STUDY", {"StudyInstanceUID": "", **keys})) as answers:
+            for study in answers:
+                if (uid := _text(study, "StudyInstanceUID")) and _answers(study, keys):
+                    found.append(uid)
                 if len(found) > most:
                     break
         return found
@@ -106,16 +107,21 @@ class DimseArchive(Archive):
     def close(self) -> None:
         self._delivery.close()
 
-    def _find(self, level: str, keys: Mapping[str, str]) -> Iterator[Dataset]:
+    def _find(self, level: str, keys: Mapping[str, str]) -> Generator[Dataset, None, None]:
         with self._associated(FIND) as association:
-            for status, identifier in association.send_c_find(_identifier(level, keys), FIND):
-                code = status.get("Status")
-                if code is None:
-                    raise failure("STR-440", "The PACS did not answer a query in time.")
-                if code in PENDING and identifier is not None:
-                    yield identifier
-                elif code != SUCCESS:
-                    raise failure("STR-453", f"The PACS answered a query with status {code:04X}.")
+            try:
+                for status, identifier in association.send_c_find(_identifier(level, keys), FIND):
+                    code = status.get("Status")
+                    if code is None:
+                        raise failure("STR-440", "The PACS did not answer a query in time.")
+                    if code in PENDING and identifier is not None:
+                        yield identifier
+                    elif code != SUCCESS:
+                        raise failure("STR-453", f"The PACS answered a query with {code:04X}.")
+            except GeneratorExit:
+                # Enough was heard: the PACS may have a hundred thousand answers more.
+                association.abort()
+                raise
 
     @contextmanager
     def _associated(
@@ -132,18 +138,25 @@ class DimseArchive(Archive):
         self._is_reached = True
         lines: list[socket.socket] = []
         offered = [build_context(one) for one in classes]
-        association = self._ae.associate(
-            section.host,
-            section.port,
-            contexts=[*offered, *contexts],
-            ae_title=section.called_ae,
-            ext_neg=list(roles),
-            evt_handlers=[
-                (evt.EVT_CONN_OPEN, lambda event: lines.append(event.assoc.dul.socket.socket)),
-                *handlers,
-            ],
-            tls_args=None if self._tls is None else (self._tls, section.host),
-        )
+
+        def associate() -> Association:
+            return self._ae.associate(
+                section.host,
+                section.port,
+                contexts=[*offered, *contexts],
+                ae_title=section.called_ae,
+                ext_neg=list(roles),
+                evt_handlers=[
+                    (evt.EVT_CONN_OPEN, lambda event: lines.append(event.assoc.dul.socket.socket)),
+                    *handlers,
+                ],
+                tls_args=None if self._tls is None else (self._tls, section.host),
+            )
+
+        association = associate()
+        if not association.is_established and not association.is_rejected:
+            # A line that closes as fast as it opened can swallow the answer: once more.
+            association = associate()
         try:
             if not association.is_established:
                 raise self._refusal(association)

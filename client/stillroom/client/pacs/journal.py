@@ -54,9 +54,13 @@ class Journal:
     def add(self, verdict: Verdict) -> None:
         """Write and flush to disk. A kill before: it is fetched again. After: it is not."""
         descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        whole = os.fstat(descriptor).st_size
         try:
             os.write(descriptor, json.dumps(asdict(verdict)).encode() + b"\n")
             os.fsync(descriptor)
+        except OSError:
+            os.ftruncate(descriptor, whole)  # half a line would be damage to the next one
+            raise _unwritable() from None
         finally:
             os.close(descriptor)
         self._verdicts[verdict.series] = verdict
@@ -67,10 +71,14 @@ def opened(state: Path) -> Iterator[tuple[Journal, bytes]]:
     """The journal and the site's key for names, for one process at a time.
 
     Raises:
-        DataError: Another pull works there (STR-454), or its files are damaged (STR-455).
+        DataError: Another pull works there (STR-454), its files are damaged (STR-455), or they cannot
+            be written (STR-452).
     """
-    state.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(state / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(state / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError:
+        raise _unwritable() from None
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -118,6 +126,14 @@ def _read(path: Path) -> Iterator[Verdict]:
         if one.state not in {"complete", "refused"} or (one.code and one.code not in CODES):
             raise _damaged(f"Line {number} of the journal is damaged.")
         yield one
+
+
+def _unwritable() -> DataError:
+    return DataError(
+        "The folder pacs.state cannot be written, or its disk is full.",
+        fix="Make room, or give this account the right to write there.",
+        code="STR-452",
+    )
 
 
 def _damaged(what: str) -> DataError:

@@ -183,7 +183,7 @@ def _print(console: "Console", summary: "Summary") -> None:
         table.add_row(state, str(summary.count(state)), text)
     console.print(table)
     for code, (what, fix, numbers) in _by_code(summary).items():
-        where = "" if numbers == [0] else f" (lines {_ranges(numbers)})"
+        where = "" if numbers == [0] else f" ({_ranges(numbers)})"
         console.print(f"\n[yellow]{code}[/] {escape(what)}{where}", soft_wrap=True)
         console.print(f"fix: {escape(fix)}", soft_wrap=True)
     console.print(f"\n{summary.instances} instances, {summary.bytes / 2**20:.1f} MiB written.")
@@ -200,14 +200,15 @@ def _by_code(summary: "Summary") -> dict[str, tuple[str, str, list[int]]]:
 
 
 def _ranges(numbers: Sequence[int]) -> str:
-    """``1-3, 7``."""
+    """``lines 1-3, 7``."""
     parts: list[list[int]] = []
     for number in sorted(numbers):
         if parts and number == parts[-1][-1] + 1:
             parts[-1].append(number)
         else:
             parts.append([number])
-    return ", ".join(f"{p[0]}-{p[-1]}" if len(p) > 1 else str(p[0]) for p in parts)
+    text = ", ".join(f"{p[0]}-{p[-1]}" if len(p) > 1 else str(p[0]) for p in parts)
+    return f"line {text}" if text.isdigit() else f"lines {text}"
 
 
 def _plain(summary: "Summary") -> dict[str, object]:

@@ -9,9 +9,9 @@ from pydicom.dataset import Dataset
 from stillroom.client.intake.headers import SliceHeader
 from stillroom.client.intake.quality import check_picture
 from stillroom.client.pacs import kinds
-from stillroom.client.pacs.archive import Series
+from stillroom.client.pacs.archive import Series, StrayError
 from stillroom.client.pacs.deidentify import Deidentifier
-from stillroom.client.pacs.failures import failure
+from stillroom.client.pacs.failures import FIX, failure
 from stillroom.client.pacs.hours import Pace
 from stillroom.client.pacs.shelf import Shelf
 from stillroom.common.errors import DataError, StillroomError
@@ -39,14 +39,17 @@ class Reception:
         """Write one instance, or refuse it before anything of it is on disk.
 
         Raises:
-            DataError: Not asked for or of no kept kind (STR-456), a picture (STR-423), no room (STR-452).
+            StrayError: It belongs to another series (STR-453).
+            DataError: Of no kept kind (STR-456), a picture (STR-423), no room (STR-452).
         """
         uid, series_uid = (
             str(data.get("SOPInstanceUID", "")),
             str(data.get("SeriesInstanceUID", "")),
         )
         if not uid or series_uid != self.series.uid:
-            raise failure("STR-456", "The PACS sent an object of another series.")
+            raise StrayError(
+                "The PACS sent an object of another series.", fix=FIX["STR-453"], code="STR-453"
+            )
         check_kind(data, self.series.modality)
         try:
             kept = data if self.deidentifier is None else self.deidentifier.apply(data)

@@ -20,7 +20,7 @@ class WebSection(Section):
     """A PACS that speaks DICOMweb: QIDO-RS to ask, WADO-RS to fetch. A redirect is not followed."""
 
     url: Annotated[str, Field(pattern=r"^https?://[^\s?#@]+$")]
-    """Root of the service, without user or password, such as ``https://pacs.example/dicom-web``."""
+    """Root of the service, without user or password, such as ``https://pacs.hospital.example/dicom-web``."""
     user: str | None = None
     """User name of HTTP basic authentication; asks for ``password_file``."""
     password_file: Path | None = None

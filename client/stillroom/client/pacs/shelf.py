@@ -23,9 +23,9 @@ from stillroom.client.intake.index import RECEIVING
 from stillroom.client.pacs.archive import Series
 from stillroom.client.pacs.deidentify import pseudonym
 from stillroom.client.pacs.failures import failure
+from stillroom.common.errors import DataError
 
 MIB = 2**20
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.EFBIG})
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class Shelf:
             for half in incoming.glob("*.part"):
                 half.unlink()
         except OSError as error:
-            raise _no_room(error) from None
+            raise no_room(error) from None
         return self.held(incoming)
 
     def held(self, folder: Path) -> set[str]:
@@ -96,9 +96,7 @@ class Shelf:
             os.replace(half, path)
         except OSError as error:
             half.unlink(missing_ok=True)
-            if error.errno not in FULL:
-                raise
-            raise _no_room(error) from None
+            raise no_room(error) from None
         return encoded.tell()
 
     def finish(self, series: Series) -> None:
@@ -110,7 +108,7 @@ class Shelf:
             self.incoming(series).rename(place)
             _flush(place.parent)
         except OSError as error:
-            raise _no_room(error) from None
+            raise no_room(error) from None
 
     def drop(self, series: Series) -> None:
         """Remove what came of a series that is refused."""
@@ -125,7 +123,10 @@ def _flush(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _no_room(error: OSError) -> Exception:
-    if error.errno in {errno.EROFS, errno.EACCES, errno.EIO}:
-        return failure("STR-452", "The folder that receives scans cannot be written.")
-    return failure("STR-452", "Less than keep_free_mib is free where the scans would be written.")
+def no_room(error: OSError) -> DataError:
+    """STR-452, in two sentences: no room, or not allowed to write."""
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return failure(
+            "STR-452", "Less than keep_free_mib is free where the scans would be written."
+        )
+    return failure("STR-452", "The folder that receives scans cannot be written.")
