@@ -1,13 +1,14 @@
 """What the gate adds to the way of one update of a 62 M-parameter model (249 MB, 150 tensors).
 
-First in a real round: three sites, mutual TLS, real processes, with and without the gate in turn
-(``gate_round``). Then on its own, in one process and one run, for each encoding. Plain: the runner's
-file is written, and a file of the size that leaves is sent over loopback HTTP to a receiver that
-proves its name, as the edge does. Gate: the runner's file is read and checked, what leaves is made of
-it, and the ledger is fsynced. No TLS, no second hop and no training: a real round is longer, so the
-share of a real round is smaller.
+First in real rounds: three sites, mutual TLS, real processes, with and without the gate in turn
+(``gate_round``); with one step of training, and with none at all. Then on its own, in one process and
+one run, for each encoding. Plain: the runner's file is written, and a file of the size that leaves is
+sent over loopback HTTP to a receiver that proves its name, as the edge does. Gate: the runner's file
+is read and checked, what leaves is made of it, and the ledger is fsynced. No TLS, no second hop and
+no training: a real round is longer, so the share of a real round is smaller.
 
     python -P tests/bench/bench_gate.py [--tensors 150] [--values 413000] [--repeats 3] [--pairs 4]
+                                        [--steps 1]
 """
 
 import argparse
@@ -151,11 +152,14 @@ def main() -> int:
     parser.add_argument("--values", type=int, default=413_000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--pairs", type=int, default=4, help="0: no real round")
+    parser.add_argument("--steps", type=int, default=1, help="of training, 0: none")
     given = parser.parse_args()
     whole: dict[str, object] = {}
     if given.pairs:
-        with tempfile.TemporaryDirectory() as scratch:
-            whole["round"] = gate_round.measure(Path(scratch) / "study", given.pairs)
+        for steps in sorted({given.steps, 0}):
+            with tempfile.TemporaryDirectory() as scratch:
+                found = gate_round.measure(Path(scratch) / "study", given.pairs, steps=steps)
+            whole[f"round_of_{steps}_steps"] = found
     server = ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}"

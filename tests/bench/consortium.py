@@ -56,6 +56,8 @@ class Consortium:
             write_cases(layout.site(name) / "state", prepared.digest, name)
         turns = self.hooks.pop("turns", 0)
         recipe = {"log": str(plan.out / "trained"), "seconds": plan.seconds, "turns": turns}
+        if (training := self.hooks.pop("training", None)) is not None:
+            recipe["training"] = training
         self.hooks["noise"] = {**recipe, "samples": plan.cases_of()}
         (plan.out / "hooks.json").write_text(json.dumps(self.hooks), "utf-8")
         return prepared

@@ -1,9 +1,10 @@
 """What the gate adds to a real round of a 62 M-parameter model: with and without it, in one run.
 
-Three sites, their server and mutual TLS as in ``performance``; the recipe adds noise and trains
-nothing, so a round is as short as it can be and the share of the gate as large. In every other round
-the couriers have no gate and no ledger (``inject/gateless``). The first round warms up and does not
-count; of the others neighbours are compared, so what else the machine does falls on both.
+Three sites, their server and mutual TLS as in ``performance``. Either the recipe adds noise and trains
+nothing, so that a round is as short as it can be and the share of the gate as large; or every site
+takes a step or a few of that network, fewer than any study would. In every other round the couriers
+have no gate and no ledger (``inject/gateless``). The first round warms up and does not count; of the
+others neighbours are compared, so what else the machine does falls on both.
 """
 
 import statistics
@@ -15,20 +16,27 @@ import studies
 from plan import Plan
 
 
-def measure(out: Path, pairs: int) -> dict[str, Any]:
+def measure(out: Path, pairs: int, *, steps: int, patch: int = 64) -> dict[str, Any]:
     """Wall and processor seconds of the rounds of one study.
 
     Args:
         out: A new folder.
         pairs: Rounds with the gate; there are as many without.
+        steps: Of training at each site in each round; 0 for noise.
+        patch: Edge of the cube that each step learns from, in voxels.
     """
     shapes = models.swin_unetr(out.with_name("swin-unetr.json"))
     stage = {"exchange": {"encoding": "fp32"}}
     plan = Plan(out=out, shapes=shapes, sites=3, rounds=2 * pairs + 1, stage=stage)
+    training = {"training": {"steps": steps, "patch": patch}} if steps else {}
     found = studies.measure(
-        "gate", plan, timeout_s=300.0 + 150.0 * pairs, hooks={"gate": "alternate"}
+        "gate",
+        plan,
+        timeout_s=300.0 + (150.0 + 120.0 * steps) * pairs,
+        hooks={"gate": "alternate", **training},
     )
-    return compared(found.wall_s, found.cpu_s, found.cpu_by_process)
+    told = compared(found.wall_s, found.cpu_s, found.cpu_by_process)
+    return {"steps": steps, "patch": patch if steps else None, **told}
 
 
 def compared(

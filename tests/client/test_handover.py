@@ -5,14 +5,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from flwr.app import ConfigRecord, Message, RecordDict
-from flwr.common.constant import Status
+from flwr.app import ConfigRecord, Error, Message, RecordDict
+from flwr.common.constant import ErrorCode, Status
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 from flwr.supercore.object_store import ObjectStore, ObjectStoreFactory
-from flwr.supernode.nodestate import NodeState, NodeStateFactory
+from flwr.supernode.nodestate import InMemoryNodeState, NodeState, NodeStateFactory
 
 from stillroom.client.exchange import ExchangeFolder, RunnerLock
-from stillroom.client.handover import Handover, RunnerAway, Work
+from stillroom.client.handover import Handover, RunnerAway, Work, is_no_answer
+from stillroom.common.messages import SITE_FAILED
 
 pytestmark = pytest.mark.usefixtures("inside_a_task")
 
@@ -95,7 +96,7 @@ def test_another_life_is_given_the_task_again(
     runner()
 
     assert bench.task.look_after()
-    assert bench.state.get_tasks(task_ids=[old])[0].status.status == Status.FINISHED
+    assert not bench.state.get_tasks(task_ids=[old])
     assert bench.take()
     assert not bench.task.look_after()
     assert not bench.take()
@@ -152,3 +153,60 @@ def test_withdrawn_is_gone(exchange: ExchangeFolder) -> None:
     assert not bench.take()
     assert bench.state.get_messages_legacy(is_reply=False) == []
     assert bench.id not in bench.store
+
+
+def test_a_task_of_a_paused_site_is_taken_back(
+    exchange: ExchangeFolder, runner: Callable[[], RunnerLock]
+) -> None:
+    """Whoever works on it is listened to no more; on resuming it is there once more."""
+    bench = Bench(exchange, 60)
+    runner()
+    assert bench.take()
+    looks: list[bool] = []
+
+    def look() -> None:
+        looks.append(bench.take())
+
+    bench.task.hold(lambda: len(looks) < 3, look)
+
+    assert looks == [False, False, False]
+    assert bench.take()
+
+
+def test_a_runner_may_come_back_after_a_pause(exchange: ExchangeFolder) -> None:
+    """The time of a pause is no time without a runner."""
+    bench = Bench(exchange, 0.2)
+    left = iter([True, True, True, False])
+    bench.task.hold(lambda: next(left), lambda: time.sleep(0.1))
+    assert not bench.task.look_after()
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "no_answer"),
+    [
+        (ErrorCode.CLIENT_APP_CRASHED, "", True),
+        (SITE_FAILED, "STR-515", True),
+        (SITE_FAILED, "STR-502", False),
+        (SITE_FAILED, "", False),
+    ],
+)
+def test_what_is_no_answer(code: int, reason: str, no_answer: bool) -> None:
+    """Work that was interrupted is given again; work that failed has its answer."""
+    assert is_no_answer(Error(code=code, reason=reason)) is no_answer
+
+
+def test_nothing_is_left_of_a_finished_task(exchange: ExchangeFolder) -> None:
+    """A courier that has carried a thousand tasks is no larger than one that has carried one."""
+    bench = Bench(exchange, 60.0)
+    state = bench.state
+    assert isinstance(state, InMemoryNodeState)
+    for _ in range(3):
+        assert bench.take()
+        state.record_message_processing_start(bench.id)
+        bench.task.give_again()
+    bench.task.withdraw()
+
+    assert not state.task_store
+    assert not state.time_store
+    assert not state.msg_store
+    assert not state.task_token_store

@@ -13,9 +13,9 @@ from PIL import Image
 from typing_extensions import override
 
 from stillroom.common.markup import Html, data_size, duration, join, moment, tag
+from stillroom.common.pages.curves import nice_step, ticks
+from stillroom.common.pages.reading import starts
 from stillroom.deploy.report import write_report
-from stillroom.deploy.report_parts.curves import nice_step, ticks
-from stillroom.deploy.report_parts.reading import starts
 
 MASKS = {
     "chambers": ["LV", "RV", "LA", "RA", "myocardium"],

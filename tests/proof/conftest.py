@@ -26,6 +26,7 @@ for _name in (
     "flips",
     "faults",
     "independent",
+    "kinds",
     "schemas",
     "tracing",
     "trial",

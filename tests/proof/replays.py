@@ -53,10 +53,12 @@ RULES: Mapping[str, Mapping[str, Any]] = {
         "clip_norm": 30.0,
     },
 }
-
-
+AVERAGED: Mapping[str, Mapping[str, Any]] = {
+    f"{name}, moving average": {**rules, "average": 0.9} for name, rules in RULES.items()
+}
+"""The same with a moving average of the models, which a stage with ``fp32`` may keep."""
 REHEARSED: Sequence[tuple[str, bool, Mapping[str, Mapping[str, Any]]]] = (
-    ("fp32", False, {}),
+    ("fp32", False, {"distil": {"average": 0.5}}),
     ("bf16-delta", True, {"teach": {"server": "fedyogi"}, "distil": {"server": "fedadam"}}),
     (
         "int8-delta",
@@ -105,20 +107,28 @@ def hand_over(log: Path, run: Path, to: Path) -> Path:
     return to
 
 
-def trials(folder: Path, encodings: Sequence[str], rules: Sequence[str]) -> list[Made]:
+def trials(
+    folder: Path,
+    encodings: Sequence[str],
+    rules: Mapping[str, Mapping[str, Any]],
+    *,
+    keep: str = "all",
+) -> list[Made]:
     """Every encoding with every rule; sites that answer in either order make the same models."""
     found, handed = [], []
     for number, (encoding, name) in enumerate(itertools.product(encodings, rules)):
         models = []
         for backwards in (False, True):
             where = folder / f"{number}-{backwards:d}"
-            one = trial.Trial(where, encoding, RULES[name], backwards=backwards)
+            one = trial.Trial(where, encoding, rules[name], backwards=backwards, keep=keep)
             one.start().run()
             models.append(_models(one.run))
         handed.append(hand_over(one.log.folder, one.run, folder / f"auditor-{number}"))
         agree = models[0] == models[1]
         note = "either order of answers" if agree else "**the order of answers shows**"
-        found.append(Made(f"three sites, {encoding}, {name}", 0, len(models[1]), note))
+        kept = len(models[1]) if keep == "all" else 1
+        note += "" if keep == "all" else "; only the last round was kept"
+        found.append(Made(f"three sites, {encoding}, {name}", 0, kept, note))
     pairs = zip(found, replayed(handed), strict=True)
     return [replace(one, same=same) for one, same in pairs]
 
@@ -197,4 +207,5 @@ def _reversed_rounds(run: Path) -> int:
 
 def _words(rules: Mapping[str, Any]) -> str:
     words = [str(rules[key]) for key in ("method", "server") if key in rules] or ["mean"]
-    return " ".join(words) + (", shortened" if "clip_norm" in rules else "")
+    more = {"clip_norm": ", shortened", "average": ", moving average"}
+    return " ".join(words) + "".join(said for key, said in more.items() if key in rules)

@@ -5,6 +5,7 @@ costs. It ends with one line, and with status 1 when anything went unnoticed or 
 """
 
 import importlib.util
+import json
 import logging
 import multiprocessing
 import os
@@ -33,6 +34,9 @@ MODULES = (
     "commits",
     "replays",
     "betrayals",
+    "kinds",
+    "schemas",
+    "structure",
 )
 WORKERS = 4 * (os.cpu_count() or 1)
 """Processes for what can be shared out; most of them wait for a disk."""
@@ -148,7 +152,9 @@ def replay(folder: Path) -> Part:
 
     found = [
         *replays.rehearsals(folder),
-        *replays.trials(folder / "trials", replays.ENCODINGS, tuple(replays.RULES)),
+        *replays.trials(folder / "trials", replays.ENCODINGS, replays.RULES),
+        *replays.trials(folder / "averaged", ("fp32",), replays.AVERAGED),
+        *replays.trials(folder / "last", ("fp32",), replays.AVERAGED, keep="last"),
     ]
     lines = [
         "By `stillroom-audit replay` in a folder that holds the log and what was kept, and in a",
@@ -211,7 +217,40 @@ def cost(folder: Path) -> Part:
     return Part("Cost", lines, good, 3)
 
 
-PARTS: tuple[Callable[[Path], Part], ...] = (tamper, faults, replay, betrayal, cost)
+def exports(folder: Path) -> Part:
+    """Every entry of a log, and one of every kind, in both audit formats of hospitals: validated."""
+    import generation
+    import kinds
+    import schemas
+    import structure
+
+    from stillroom.common.log_entries import parse_entry
+    from stillroom.server.audit import export_dicom, export_fhir
+
+    world = generation.generate(folder / "world", 1000)
+    entries = list(enumerate([*map(parse_entry, world.entries), *kinds.every_entry()]))
+    bundle = "".join(export_fhir.bundle_text(entries, world.origin))
+    by_schema = {what.split(".resource")[0] for what in schemas.fhir_problems(json.loads(bundle))}
+    by_profile = structure.validate(bundle, folder / "npm")
+    messages = list(export_dicom.message_lines(entries, world.origin))
+    by_grammar = [message for message in messages if schemas.dicom_problems(message)]
+    profile = by_profile.why or f"{by_profile.tried}, {len(by_profile.problems)}"
+    of = len(entries)
+    models = f"jsonschema {version('jsonschema')}; R4B models of fhir.resources {version('fhir.resources')}"
+    rows = {
+        f"FHIR | HL7's JSON Schema of R4 (4.0.1), by {models}; what neither knows": f"{of}, {len(by_schema)}",
+        f"FHIR | HL7's StructureDefinitions of R4 (4.0.1), by @medplum/core {structure.VERSION}": profile,
+        "DICOM | grammar of PS3.15 A.5.1, by libxml2; A.5.2, A.5.3": f"{of}, {len(by_grammar)}",
+    }
+    lines = ["| format | against | tried, problems |", "|---|---|---|"]
+    lines += [f"| {what} | {found} |" for what, found in rows.items()]
+    lines += ["", "What these checks are, and are not: [exports](exports.md#how-it-was-checked)."]
+    tried = 2 * of + by_profile.tried
+    bad = len(by_schema) + len(by_profile.problems) + len(by_grammar)
+    return Part("Exports", lines, tried - bad, tried)
+
+
+PARTS: tuple[Callable[[Path], Part], ...] = (tamper, faults, replay, betrayal, cost, exports)
 """In this order on the page. A part that is counted in the last line has a phrase for it."""
 
 

@@ -108,6 +108,7 @@ class Trial:
         rules: Its ``[stage.aggregation]``.
         rounds: Of the stage.
         backwards: Whether sites answer in the reverse order.
+        keep: The study's ``retain_updates``.
     """
 
     folder: Path
@@ -115,6 +116,7 @@ class Trial:
     rules: Mapping[str, Any] = field(default_factory=dict)
     rounds: int = 3
     backwards: bool = False
+    keep: str = "all"
 
     @property
     def log(self) -> Log:
@@ -133,7 +135,7 @@ class Trial:
         stage = {"name": STAGE, "recipe": "distil", "rounds": self.rounds}
         study = Study.parse(
             {
-                "study": {"name": "trial", "quorum": {"min_sites": 3}, "retain_updates": "all"},
+                "study": {"name": "trial", "quorum": {"min_sites": 3}, "retain_updates": self.keep},
                 "volume": {"spacing_mm": [2, 2, 2], "patch": [32, 32, 32]},
                 "label": {"vessels": {"kind": "mask", "classes": ["AO"]}},
                 "model": {"student": {"arch": "light-swin", "feature_size": 12}},

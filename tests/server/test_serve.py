@@ -24,13 +24,13 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
+from stillroom.common.errors import ResourceError
 from stillroom.common.manifest import Manifest, TensorSpec
 from stillroom.common.pki.files import load_key
 from stillroom.common.study import PreparedStage, PreparedStudy, Study
 from stillroom.common.tensorfile import write_weights
 from stillroom.common.versions import HEADER, own_version, present
 from stillroom.server.config import ServerConfig
-from stillroom.common.errors import ResourceError
 from stillroom.server.health import require_serving
 from stillroom.server.operator import Operator
 from stillroom.server.superexec import superexec_secret

@@ -83,11 +83,12 @@ def _answer(site: Site, kind: str, message: Message, work: Work) -> Message:
 
 
 def _stoppable(site: Site, work: Callable[[], RoundResult]) -> RoundResult:
-    """Work that ``should_stop`` may end; a withdrawn consent is then the reason that is told."""
+    """Work that ``should_stop`` may end; a withdrawn consent or a pause is then the reason told."""
+    site.paused = False
     try:
         return work()
     except ResourceError:
-        site.agreement.require()
+        site.say_why()
         raise
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Protocol
 
 from flwr.app import Message
-from flwr.common.constant import ErrorCode
 from flwr.proto.message_pb2 import ObjectTree
 from flwr.proto.node_pb2 import Node
 from flwr.supercore.inflatable.inflatable_object import (
@@ -29,8 +28,9 @@ from flwr.supercore.object_store import ObjectStore
 from flwr.supercore.object_store.object_store import NoObjectInStoreError
 from flwr.supernode.nodestate import NodeState
 
+from stillroom.client.alongside import alongside
 from stillroom.client.gate import Gate, Request
-from stillroom.client.handover import Handover, RunnerAway, Work
+from stillroom.client.handover import Handover, RunnerAway, Work, is_no_answer
 from stillroom.client.models import Models
 from stillroom.client.outgoing import Outgoing
 from stillroom.common.errors import ContractError, ResourceError
@@ -120,6 +120,7 @@ class Carriage:
         runner_grace_s: How long a task waits for a runner that is not running.
         witness: Looks at the consortium's log before a task is taken up; None without one.
         ring: Tells the runner that there is a task.
+        paused: Whether this site is; its work is then held back.
     """
 
     edge: Line
@@ -132,6 +133,7 @@ class Carriage:
     runner_grace_s: float = 60.0
     witness: Witness | None = None
     ring: Callable[[], None] = lambda: None
+    paused: Callable[[], bool] = lambda: False
 
     def carry_one(self) -> bool:
         """Fetch one message, wait for the runner's reply, send it; False when there was none.
@@ -168,13 +170,12 @@ class Carriage:
             admitted = self.gate.admit(message, objects.__getitem__)
             if isinstance(admitted, Request):
                 request = admitted
-                if self.witness is not None:
-                    # A log that was rewritten ends all work here, before any of it is done.
-                    self.witness.look()
-                # Every file is whole and proven before the runner hears of the task.
-                for stage, ref in request.models.items():
-                    self.models.bring(stage, ref)
-                self.models.forget_others(request.models)
+                # A log that was rewritten ends all work here, before any is done; models may come.
+                with alongside(None if self.witness is None else self.witness.look):
+                    # Every file is whole and proven before the runner hears of the task.
+                    for stage, ref in request.models.items():
+                        self.models.bring(stage, ref)
+                    self.models.forget_others(request.models)
         except ContractError as error:
             admitted = self.gate.turn_away(request, error.code)
         except ResourceError as error:
@@ -265,13 +266,13 @@ class Carriage:
                 if answered != request.message.metadata.message_id:
                     self.store.delete(own)
                     self.gate.withhold(request, "STR-307")
-                elif reply.has_error() and reply.error.code == ErrorCode.CLIENT_APP_CRASHED:
-                    # Flower's own words for heartbeats that stayed away, as they also do when the
-                    # clock jumps; the lock says better who lives.
+                elif reply.has_error() and is_no_answer(reply.error):
                     self.store.delete(own)
                     task.give_again()
                 else:
                     return own
+            if self.paused():
+                task.hold(self.paused, partial(self._wait, request, LOOK_S))
             task.look_after()
             self._wait(request, LOOK_S)
 

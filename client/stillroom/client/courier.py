@@ -25,17 +25,20 @@ from stillroom.client.agreement import Agreement
 from stillroom.client.carriage import Carriage, Stopped
 from stillroom.client.consent_post import ConsentPost
 from stillroom.client.descriptions import Descriptions
-from stillroom.client.exchange import ExchangeFolder
+from stillroom.client.exchange import ExchangeFolder, runner_present
 from stillroom.client.fleet import Edge
 from stillroom.client.gate import Gate
-from stillroom.client.ledger import NAME, Entry, Ledger
+from stillroom.client.ledger import NAME, Entry, Ledger, read
 from stillroom.client.listener import runtime_listener
 from stillroom.client.models import Models
 from stillroom.client.outbox import Outbox
 from stillroom.client.papers import check_papers, client_context
+from stillroom.client.pausing import PauseWatch, mirror
+from stillroom.client.pulse import PulseKeeper
 from stillroom.client.renewal import EVERY_S, Renewal
 from stillroom.client.transfer import Transfer
 from stillroom.client.witness import Witness
+from stillroom.common.errors import ResourceError
 from stillroom.common.lifetime import patience
 from stillroom.common.pki.files import load_certificate, load_signing_key
 from stillroom.common.pki.verify import verify_site
@@ -46,6 +49,8 @@ LOOK_ANYHOW_S = 20.0
 """Longest time between two looks for a message, however still the bell."""
 AFTER_RING_S = 0.01
 """Shortest pause, whoever rings."""
+ATTEND_S = 0.2
+"""Pause between two looks whether somebody at this site has paused it, and whether the runner lives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,13 +115,18 @@ def run_courier(settings: CourierSettings, stop: threading.Event) -> None:
         check=lambda: check_papers(settings),
     )
     edge = Edge(settings, stop, arrive=transfer.arrive)
+    # The ledger's lock first: whoever has it is this site's courier.
     with Ledger(settings.state / NAME) as ledger, runtime_listener(states, settings) as ring:
         if ledger.torn is not None:
             log.warning("ledger.torn", extra={"note": f"{ledger.torn.name} holds a torn line"})
+        pulse = PulseKeeper(settings.state)
+        ledger.heard = pulse.entered
         carriage = _carriage(edge, state, store, ledger, transfer, settings, stop)
         witness = carriage.witness = _witness(settings, ledger, transfer)
         carriage.ring = ring
+        carriage.paused = _pause_watch(ledger).lasts
         try:
+            _attend(settings, pulse, stop)
             _tell_consents(settings, stop)
             _renew(edge, settings, stop)
             _follow_consortium(settings, stop)
@@ -124,12 +134,14 @@ def run_courier(settings: CourierSettings, stop: threading.Event) -> None:
             # server gives it again.
             edge.activate()
             state.set_node_id(edge.node.node_id)
+            pulse.connected()
+            pulse.speaks(transfer.server_version)
             log.info("courier.connected")
             if witness is not None:
                 witness.look()
-            beat = threading.Thread(target=_beat, args=(edge, stop), daemon=True)
+            beat = threading.Thread(target=_beat, args=(edge, pulse, stop), daemon=True)
             beat.start()
-            _work(carriage, transfer, witness, settings.poll_s, stop)
+            _work(carriage, transfer, witness, settings.poll_s, stop, pulse)
         except Stopped:
             log.info("courier.stopped")
         finally:
@@ -143,15 +155,23 @@ def _work(
     witness: Witness | None,
     poll_s: float,
     stop: threading.Event,
+    pulse: PulseKeeper,
 ) -> None:
-    """Carry what there is; between two looks, wait for the server's bell, or a while without one."""
+    """Carry what there is; between two looks, wait for the server's bell, or a while without one.
+
+    A site that is paused hears the bell and takes nothing.
+    """
     seen, news, lost = "", time.monotonic(), False
     while not stop.is_set():
-        if carriage.carry_one():
+        paused = carriage.paused()
+        if not paused and carriage.carry_one():
+            pulse.idles()
             news = time.monotonic()
             continue
         looked = time.monotonic()
         while not stop.is_set() and time.monotonic() - looked < LOOK_ANYHOW_S:
+            if carriage.paused() != paused:
+                break
             if witness is not None:
                 witness.look_when_idle()
             mark = transfer.news(seen)
@@ -159,6 +179,7 @@ def _work(
                 lost = True
                 stop.wait(patience(time.monotonic() - news, poll_s))
                 break
+            pulse.contact()
             if lost and witness is not None:
                 # A server that was away may have come back as an older one, or as another.
                 witness.look()
@@ -220,6 +241,34 @@ def _witness(settings: CourierSettings, ledger: Ledger, transfer: Transfer) -> W
     )
 
 
+def _pause_watch(ledger: Ledger) -> PauseWatch:
+    """Whether this site is paused; each change becomes a line of the ledger, across restarts."""
+    told = [line.kind for line in read(ledger.path) if line.kind in {"paused", "resumed"}]
+
+    def note(paused: bool) -> None:  # noqa: FBT001  # that is the message
+        log.info("courier.paused" if paused else "courier.resumed")
+        ledger.append(Entry(kind="paused" if paused else "resumed", decision="allowed"))
+
+    return PauseWatch(ledger.path.parent, was=told[-1:] == ["paused"], note=note)
+
+
+def _attend(settings: CourierSettings, pulse: PulseKeeper, stop: threading.Event) -> None:
+    """Let the runner know of a pause, and write the pulse, in a thread of its own."""
+    exchange = ExchangeFolder(settings.exchange)
+
+    def attend() -> None:
+        while True:
+            try:
+                mirror(settings.state, settings.exchange)
+            except ResourceError:
+                log.warning("courier.pause_not_told", extra={"code": "STR-503"})
+            pulse.beat(runner=runner_present(exchange) is not None)
+            if stop.wait(ATTEND_S):
+                return
+
+    threading.Thread(target=attend, daemon=True, name="attend").start()
+
+
 def _note_stop(ledger: Ledger) -> None:
     ledger.append(Entry(kind="refused", decision="refused", code="STR-222"))
 
@@ -258,6 +307,7 @@ def _follow_consortium(settings: CourierSettings, stop: threading.Event) -> None
     threading.Thread(target=asks.keep_asking, args=(stop,), daemon=True).start()
 
 
-def _beat(edge: Edge, stop: threading.Event) -> None:
+def _beat(edge: Edge, pulse: PulseKeeper, stop: threading.Event) -> None:
     while not stop.wait(HEARTBEAT_DEFAULT_INTERVAL / 3):
-        edge.heartbeat()
+        if edge.heartbeat():
+            pulse.contact()

@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from stillroom.client.proxy import proxy_refused
+from stillroom.client.site_file import SiteForm
 from stillroom.common.consortium import Consortium, read_consortium
 from stillroom.common.enrolment import (
     Enrol,
@@ -159,7 +160,7 @@ def enrol_online(
     token: str,
     keys: Keys,
     folder: Path,
-    server: str,
+    server: SiteForm | str,
     tell: Callable[[str, str], None],
     stop: threading.Event,
 ) -> str | None:
@@ -170,7 +171,7 @@ def enrol_online(
         token: From the operator's invitation.
         keys: This site's.
         folder: Where the papers go.
-        server: ``host:port`` for site.toml.
+        server: What goes into site.toml, or ``host:port`` alone.
         tell: Told (site, short fingerprint) while waiting begins.
         stop: Set to leave; run again to resume.
 
@@ -198,7 +199,7 @@ def enrol_online(
     return answer.site
 
 
-def finish_offline(folder: Path, kit: Kit, ca_sha256: str, server: str) -> str:
+def finish_offline(folder: Path, kit: Kit, ca_sha256: str, server: SiteForm | str) -> str:
     """Put the papers that came by file in place; returns the site's name.
 
     Raises:
@@ -210,7 +211,12 @@ def finish_offline(folder: Path, kit: Kit, ca_sha256: str, server: str) -> str:
 
 
 def write_papers(
-    folder: Path, keys: Keys, consortium: Consortium, certificate_pem: str, *, server: str
+    folder: Path,
+    keys: Keys,
+    consortium: Consortium,
+    certificate_pem: str,
+    *,
+    server: SiteForm | str,
 ) -> str:
     """Check the certificate, then write it, the CA, the description and a first site.toml.
 
@@ -223,7 +229,8 @@ def write_papers(
     write_certificate(folder / "ca.pem", consortium.ca)
     write_durably(folder / "consortium.json", consortium.raw)
     _write_once(folder / "runner.secret", secrets.token_hex(32), mode=_secret_mode(folder))
-    _write_once(folder / "site.toml", _site_toml(identity.name, server), mode=0o644)
+    form = SiteForm(server) if isinstance(server, str) else server
+    _write_once(folder / "site.toml", form.text(identity.name), mode=0o644)
     write_certificate(folder / "site.pem", certificate)
     return identity.name
 
@@ -274,29 +281,3 @@ def _not_accepted() -> StillroomError:
         fix="Ask the operator for a new invitation; tokens work once, for 72 hours.",
         code="STR-211",
     )
-
-
-def _site_toml(site: str, server: str) -> str:
-    return f"""\
-# site.toml: the one file this hospital edits. Every key: docs/reference/site-config.md.
-# Relative paths are relative to this file's folder.
-
-site = "{site}"
-server = "{server}"        # the only address this site ever dials: the edge, not the enrolment port
-data = ["/data/cardiac-ct"]        # scans and labels; read only
-state = "state"                    # working copies and records; stays on this disk
-study = "study"                    # the prepared, signed study, once you have it
-consortium = "consortium.json"     # pinned when this site was enrolled
-runner_secret = "runner.secret"
-device = "auto"                    # auto, cpu or cuda
-
-[tls]
-ca = "ca.pem"
-certificate = "site.pem"           # renews itself
-private_key = "site.key"           # made here, never leaves
-
-# Where this site keeps what the study calls `chambers`, for example:
-# [labels.chambers]
-# files = "segmentations/**/*.nii.gz"
-# classes = {{ LV = 1, RV = 2 }}
-"""

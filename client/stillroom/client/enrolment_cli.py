@@ -1,12 +1,15 @@
 """``stillroom-client enrol``: join a consortium, by network or by file."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from stillroom.common.errors import ConfigError
+
+if TYPE_CHECKING:
+    from stillroom.client.site_file import SiteForm
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -44,20 +47,21 @@ def enrol(
     expected = ungrouped(fingerprint)
     site: str | None
     if offline_finish is not None:
-        site = _finish(folder, offline_finish, expected, edge or "EDGE-HOST:443")
+        site = finish(folder, offline_finish, expected, edge or "EDGE-HOST:443")
     elif server is None or token is None:
         raise ConfigError(
             "--server and --token are missing.", fix="Copy the command the operator gave you."
         )
     else:
-        site = _online(folder, server, token, expected, edge or f"{server.rpartition(':')[0]}:443")
+        site = online(folder, server, token, expected, edge or f"{server.rpartition(':')[0]}:443")
     if site is None:
         console.print("not approved yet; run the same command again to go on waiting")
         raise typer.Exit(0)
     console.print(f"enrolled as {site}; edit {folder / 'site.toml'}", markup=False)
 
 
-def _finish(folder: Path, path: Path, expected: str, edge: str) -> str:
+def finish(folder: Path, path: Path, expected: str, edge: "SiteForm | str") -> str:
+    """Put the operator's kit in place; returns the site's name."""
     from stillroom.client.enrolment import finish_offline
     from stillroom.common.enrolment import Kit
 
@@ -70,7 +74,10 @@ def _finish(folder: Path, path: Path, expected: str, edge: str) -> str:
     return finish_offline(folder, kit, expected, edge)
 
 
-def _online(folder: Path, server: str, token: str, expected: str, edge: str) -> str | None:
+def online(
+    folder: Path, server: str, token: str, expected: str, edge: "SiteForm | str"
+) -> str | None:
+    """Ask to be enrolled and wait; returns the site's name, None when stopped before that."""
     from stillroom.client.connection import require_usable_proxy
     from stillroom.client.enrolment import Door, Keys, enrol_online
     from stillroom.common.consortium import grouped

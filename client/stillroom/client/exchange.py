@@ -2,8 +2,9 @@
 
 ``models/`` holds global models, written by the courier and read by the runner; ``updates/`` holds
 what the runner learned, which the courier reads; ``consents/`` is written by the command line and
-read by both; ``runner.lock`` is held by the runner while it lives. Everything in here is named by
-the SHA-256 of its bytes, and neither side takes the other's word for it.
+read by both; ``runner.lock`` is held by the runner while it lives; ``paused`` says that work is to
+stop (``pausing``). Every file of weights is named by the SHA-256 of its bytes, and neither side
+takes the other's word for it.
 """
 
 import contextlib

@@ -173,8 +173,8 @@ class Edge:
                 log.warning("courier.joins_again")
                 self._join()
 
-    def heartbeat(self) -> None:
-        """Say that this site is still here; silently tried again next time."""
+    def heartbeat(self) -> bool:
+        """Say that this site is still here, silently tried again next time; whether it was heard."""
         node = self.node
         try:
             self._client.SendNodeHeartbeat(
@@ -185,6 +185,8 @@ class Edge:
                 # A site that trains for an hour asks for nothing else in that hour.
                 with contextlib.suppress(Stopped, StillroomError):
                     self._join_again(node)
+            return False
+        return True
 
     def pull(self) -> tuple[Message, ObjectTree] | None:
         """The next message without its content; None when there is none.

@@ -8,22 +8,32 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from flwr.app import Context, Message, RecordDict
-from flwr.common.constant import Status, SubStatus
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.common.constant import ErrorCode, Status, SubStatus
 from flwr.proto.message_pb2 import ObjectTree
 from flwr.supercore.constant import TaskType
 from flwr.supercore.fab import Fab
 from flwr.supercore.object_store import ObjectStore
 from flwr.supercore.run import Run
-from flwr.supernode.nodestate import NodeState
+from flwr.supernode.nodestate import InMemoryNodeState, NodeState
 
 from stillroom.client.exchange import ExchangeFolder, runner_present
+from stillroom.common.messages import failure_code
 
 EMPTY_FAB = Fab("", b"", {})
 
 
 class RunnerAway(Exception):  # noqa: N818  # it says what happened, it is no failure of ours
     """There was no runner for as long as is put up with."""
+
+
+def is_no_answer(error: Error) -> bool:
+    """Whether a reply says nothing but that the task is to be given once more.
+
+    Flower's own words for heartbeats that stayed away, as they also do when the clock jumps (the
+    lock says better who lives), and the runner's for a pause that was over before we heard of it.
+    """
+    return error.code == ErrorCode.CLIENT_APP_CRASHED or failure_code(error) == "STR-515"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +115,37 @@ class Handover:
         self.state.finish_task(self.task, SubStatus.FAILED, "")
         self.state.delete_messages(message_ids=[message_id])
         self.store.delete(message_id)
+        self._forget(message_id)
+
+    def _forget(self, message_id: str) -> None:
+        """Flower keeps every finished task, and when it was worked on, for as long as it lives."""
+        if isinstance(self.state, InMemoryNodeState):
+            with self.state.lock_task_store:
+                self.state.task_store.pop(self.task, None)
+            with self.state.lock_time_store:
+                self.state.time_store.pop(message_id, None)
 
     def give_again(self) -> None:
         """To whoever takes it next."""
         self.withdraw()
+        self.give()
+
+    def hold(self, paused: Callable[[], bool], wait: Callable[[], None]) -> None:
+        """Take it back while the site is paused, then give it again.
+
+        Args:
+            paused: Whether it still is.
+            wait: A short while; raises when nobody waits for the answer any more.
+        """
+        self.withdraw()
+        while paused():
+            wait()
+        # Half a reply may have come before the runner heard of it; there will be another.
+        for reply in self.state.get_messages_legacy(is_reply=True):
+            own = reply.metadata.message_id
+            self.state.delete_messages(message_ids=[own])
+            self.store.delete(own)
+        self.last_seen = time.monotonic()
         self.give()
 
     def look_after(self) -> bool:

@@ -9,7 +9,7 @@ last line's hash elsewhere (``stillroom-client ledger verify`` prints it).
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,9 +38,10 @@ class Entry(BaseModel):
 
     time: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC))
     """When, UTC, by this machine's clock."""
-    kind: Literal["sent", "refused", "withheld", "task"]
+    kind: Literal["sent", "refused", "withheld", "task", "paused", "resumed"]
     """``task``: the server asked for work. ``sent``: this may leave, and does next. ``refused``: the
-    gate stopped a reply or a request. ``withheld``: the server wanted a reply no more."""
+    gate stopped a reply or a request. ``withheld``: the server wanted a reply no more. ``paused``,
+    ``resumed``: from here on no task is taken, and from here on again; nothing left with it."""
     study: Annotated[str, Field(max_length=64)] = ""
     """Digest of the study."""
     stage: Annotated[str, Field(max_length=64)] = ""
@@ -121,6 +122,8 @@ class Ledger:
             ResourceError: STR-507, another process has it; STR-503, the disk failed.
         """
         self.path, self._disk = path, disk or Disk()
+        self.heard: Callable[[Entry], None] = lambda _: None
+        """Told of every line once it is on the disk."""
         self.torn: Path | None = None
         self._file = -1
         try:
@@ -167,6 +170,7 @@ class Ledger:
                 raise _disk_failed() from error
             raise
         self._sequence, self._head = sequence + 1, hashlib.sha256(line).hexdigest()
+        self.heard(entry)
         return sequence
 
     @property
@@ -253,6 +257,20 @@ def read(path: Path) -> Iterator[Line]:
         for number, raw in enumerate(_raw_lines(stream)):
             if raw.endswith(b"\n"):
                 yield _parse(raw[:-1], number)
+
+
+def read_on(stream: BinaryIO, after: Checked) -> Iterator[tuple[Line, Checked]]:
+    """Whole lines behind what was checked, each with what is then known; raises as ``check`` does."""
+    stream.seek(after.size)
+    count, head, size = after.lines, after.head, after.size
+    for raw in _raw_lines(stream):
+        if not raw.endswith(b"\n"):
+            return
+        line = _parse(raw[:-1], count)
+        if line.prev != head or line.sequence != count:
+            raise damaged(count)
+        count, head, size = count + 1, hashlib.sha256(raw[:-1]).hexdigest(), size + len(raw)
+        yield line, Checked(count, head, size, b"")
 
 
 def _raw_lines(stream: BinaryIO) -> Iterator[bytes]:

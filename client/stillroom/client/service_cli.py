@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from stillroom.client.service_logs import COURIER_LOG, RUNNER_LOG
+
 Config = Annotated[
     Path, typer.Option("--config", "-c", help="The site's site.toml.", show_default=False)
 ]
@@ -26,13 +28,14 @@ def courier(config: Config, follow_parent: FollowParent = None) -> None:
     from stillroom.client.descriptions import Descriptions
     from stillroom.client.papers import client_context
     from stillroom.common.lifetime import follow, stop_on_signals
-    from stillroom.common.logs import to_stderr
+    from stillroom.common.logs import also_to, to_stderr
 
     to_stderr()
     stop = stop_on_signals()
     if follow_parent is not None:
         follow(follow_parent)
     site = SiteConfig.load(config)
+    also_to(site.courier_state / COURIER_LOG)
     require_usable_proxy(site.server)
     if site.consortium is not None:
         # First of all: the study may be signed by an operator who came while this site was away.
@@ -62,7 +65,7 @@ def runner(config: Config, follow_parent: FollowParent = None) -> None:
     """Do the study's work on this site's data (GPU; needs no network)."""
     from stillroom.client.config import SiteConfig
     from stillroom.common.lifetime import follow, leave_within, stop_on_signals
-    from stillroom.common.logs import to_stderr
+    from stillroom.common.logs import also_to, to_stderr
 
     to_stderr()
     stop = stop_on_signals()
@@ -70,6 +73,7 @@ def runner(config: Config, follow_parent: FollowParent = None) -> None:
     if follow_parent is not None:
         follow(follow_parent)
     site = SiteConfig.load(config)
+    also_to(site.state / RUNNER_LOG)
     if site.threads is not None:
         # Read by the numerical libraries when they are first imported, which is below.
         os.environ["OMP_NUM_THREADS"] = str(site.threads)

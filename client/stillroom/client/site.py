@@ -14,6 +14,7 @@ from stillroom.client.intake.catalogue import Catalogue
 from stillroom.client.intake.index import scan
 from stillroom.client.intake.store import CaseStore
 from stillroom.client.intake.working_copy import PrepareReport, prepare
+from stillroom.client.pausing import interrupted, paused_since
 from stillroom.client.recipes.context import RecipeContext, Role
 from stillroom.common.errors import TrustError
 from stillroom.common.manifest import Weights
@@ -35,12 +36,14 @@ class Site:
             after all work.
         reports: What the latest intake made of each data folder.
         stop: Set when the runner should end: work in progress ends before its next step.
+        paused: Whether the last work was ended by a pause.
     """
 
     config: SiteConfig
     agreement: Agreement
     reports: tuple[PrepareReport, ...] = field(default=())
     stop: threading.Event = field(default_factory=threading.Event)
+    paused: bool = False
 
     @staticmethod
     @lru_cache(maxsize=1024)
@@ -97,7 +100,21 @@ class Site:
 
     def should_stop(self) -> bool:
         """Asked before every step of any work."""
-        return self.stop.is_set() or self.agreement.should_stop()
+        if self.stop.is_set() or self.agreement.should_stop():
+            return True
+        self.paused = paused_since(self.config.exchange) is not None
+        return self.paused
+
+    def say_why(self) -> None:
+        """Raise what ended the work, where it was this site's own will.
+
+        Raises:
+            TrustError: As ``Agreement.require`` says.
+            ResourceError: STR-515, a pause.
+        """
+        self.agreement.require()
+        if self.paused:
+            raise interrupted()
 
     def accept(self, kind: str, task: Task) -> None:
         """Refuse any task outside the study this site consented to.

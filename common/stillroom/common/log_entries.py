@@ -44,12 +44,12 @@ class ConsortiumOpened(Entry):
 
 
 class Member(Entry):
-    """A site was invited, approved, renewed or revoked."""
+    """A site was invited, approved, renewed or revoked, or left by itself."""
 
     kind: Literal["member"] = "member"
     site: Name
     """Its name, as in its certificate."""
-    act: Literal["invited", "approved", "renewed", "revoked"]
+    act: Literal["invited", "approved", "renewed", "revoked", "left"]
     """What happened to it."""
     certificate_sha256: Digest | None = None
     """Of the certificate it has from now on."""

@@ -8,6 +8,8 @@ import json
 import logging
 import sys
 from datetime import UTC, datetime
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
 
 from typing_extensions import override
 
@@ -32,6 +34,31 @@ class JsonLines(logging.Formatter):
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str)
+
+
+MOST_BYTES, KEPT = 4 << 20, 3
+"""Of a log file, and how many older ones are kept beside it."""
+
+
+class BoundedFile(RotatingFileHandler):
+    """A file that never grows beyond a bound. A disk that fails costs the line and no more."""
+
+    @override
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Standard error has the line, too; nobody wants a traceback about it there."""
+
+
+def also_to(path: Path, level: int = logging.INFO) -> None:
+    """Write our own log lines into ``path`` as well, for ``stillroom-client logs``."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600)
+        handler = BoundedFile(path, maxBytes=MOST_BYTES, backupCount=KEPT, encoding="utf-8")
+    except OSError:
+        return  # the folder's own user says what is wrong with it
+    handler.setFormatter(JsonLines())
+    handler.setLevel(level)
+    logging.getLogger("stillroom").addHandler(handler)
 
 
 def to_stderr(level: int = logging.INFO) -> None:

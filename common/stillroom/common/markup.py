@@ -18,7 +18,7 @@ WORDS = (
     "No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten", "Eleven", "Twelve",
 )  # fmt: skip
 
-VOID = frozenset({"img", "meta", "br", "col"})
+VOID = frozenset({"img", "meta", "br", "col", "link", "input"})
 
 Child = object
 """``Html`` as it is, None left out, an iterable child by child, anything else escaped."""
@@ -59,6 +59,14 @@ def _render(child: Child) -> str:
     return html.escape(str(child))
 
 
+def prose(text: str) -> Html:
+    """A sentence in which what stands between backticks is code."""
+    parts = text.split("`")
+    if len(parts) % 2 == 0:
+        return join(text)
+    return join(tag("code", part) if index % 2 else part for index, part in enumerate(parts))
+
+
 def data_size(count: float) -> str:
     """Bytes in decimal units, three digits: ``12.4 MB``."""
     for unit in ("B", "kB", "MB", "GB"):
@@ -88,6 +96,12 @@ def moment(value: object) -> str:
     except (ValueError, OverflowError, OSError):
         return str(value)
     return f"{when.day} {when:%B %Y, %H:%M} UTC"
+
+
+def clock(value: datetime) -> str:
+    """A time for tables, in UTC: ``28 Nov, 13:59``."""
+    when = value.astimezone(UTC)
+    return f"{when.day}\u00a0{when:%b, %H:%M}"
 
 
 def percent(share: float) -> str:

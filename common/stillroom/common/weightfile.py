@@ -180,21 +180,6 @@ def plain_blocks(
             yield spec, start, block
 
 
-def file_tensors(path: Path, manifest: Manifest) -> Iterator[tuple[TensorSpec, Block]]:
-    """Tensor and values, whole, of a file of weights, in its order: one tensor in memory at a time.
-
-    Raises:
-        ContractError: STR-300, STR-301: its layout is not the manifest's.
-    """
-    with path.open("rb", buffering=0) as stream:
-        reader = WeightReader(stream, manifest, hashed=False)
-        for spec in file_order(manifest):
-            value = np.empty(spec.shape, spec.dtype)
-            reader.read(value)
-            yield spec, value
-        reader.finish()
-
-
 @contextmanager
 def durable_stream(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
     """A stream whose bytes become ``path`` when the block ends well: all of them or none.

@@ -17,6 +17,8 @@ KINDS = {
     "sent": "an answer may leave, and does next; the line is on the disk before its first byte goes",
     "refused": "the gate stopped an answer or a request; the server is told `code` and no more",
     "withheld": "an answer stayed here because the server wanted it no more, or nobody asked for it",
+    "paused": "somebody at this site paused it; from here on no task is taken",
+    "resumed": "the pause is over; tasks are taken again",
 }
 TYPES = {"string": "text", "integer": "integer", "number": "number", "object": "table of numbers"}
 

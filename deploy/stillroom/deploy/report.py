@@ -11,11 +11,10 @@ from typing import Any
 
 from stillroom.common.canonical import file_digest
 from stillroom.common.markup import Child, Html, join, moment, plural, tag
-from stillroom.common.tensorfile import write_durably
-from stillroom.deploy.report_parts.curves import chart
-from stillroom.deploy.report_parts.participation import banner, exceptions, matrix, timeline
-from stillroom.deploy.report_parts.prose import headline, lede, stats
-from stillroom.deploy.report_parts.reading import (
+from stillroom.common.pages.curves import chart
+from stillroom.common.pages.document import POLICY_OF_FILES, document, section
+from stillroom.common.pages.participation import banner, exceptions, matrix, timeline
+from stillroom.common.pages.reading import (
     Summary,
     held_out,
     loss_curves,
@@ -23,10 +22,11 @@ from stillroom.deploy.report_parts.reading import (
     site_names,
     stages,
 )
-from stillroom.deploy.report_parts.style import sheet
+from stillroom.common.pages.style import sheet
+from stillroom.common.tensorfile import write_durably
+from stillroom.deploy.report_parts.prose import headline, lede, stats
 from stillroom.deploy.report_parts.tables import boundary, release_table, results
 
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'"
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -49,12 +49,12 @@ def write_report(
         ``out``.
     """
     parts: list[Child] = [
-        _section("results", "Results", _results_notes(summary), _results(summary)),
-        _section("cases", "Held-out cases", CASES_NOTES, _films(overlays)) if overlays else None,
-        _section("boundary", "What crossed the boundary", BOUNDARY_NOTES, boundary(summary)),
-        _section("timeline", "Stages and rounds", TIMELINE_NOTES, timeline(summary)),
-        _section("curves", "Learning curves", CURVES_NOTES, _curves(summary)),
-        _section(
+        section("results", "Results", _results_notes(summary), _results(summary)),
+        section("cases", "Held-out cases", CASES_NOTES, _films(overlays)) if overlays else None,
+        section("boundary", "What crossed the boundary", BOUNDARY_NOTES, boundary(summary)),
+        section("timeline", "Stages and rounds", TIMELINE_NOTES, timeline(summary)),
+        section("curves", "Learning curves", CURVES_NOTES, _curves(summary)),
+        section(
             "participation",
             "Participation",
             PARTICIPATION_NOTES,
@@ -107,15 +107,12 @@ RELEASE_NOTES = ("What was published. Anybody can recompute these digests from t
 
 def _document(title: str, body: Html) -> str:
     head = join(
-        tag("meta", charset="utf-8"),
-        tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", http_equiv="Content-Security-Policy", content=POLICY_OF_FILES),
         tag("meta", name="referrer", content="no-referrer"),
-        tag("title", f"{title} · stillroom report"),
         # A style sheet is raw text to the parser; it is ours alone and holds no "<".
         tag("style", Html(sheet())),
     )
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>{body}</body></html>\n'
+    return document(f"{title} · stillroom report", body, head=head)
 
 
 def _header(title: str, summary: Summary) -> Html:
@@ -131,15 +128,6 @@ def _header(title: str, summary: Summary) -> Html:
         tag("p", lede(summary), class_="lede"),
         stats(summary),
     )
-
-
-def _section(identity: str, heading: str, notes: Sequence[str], body: Child) -> Html:
-    about = [tag("p", note, class_="about") for note in notes]
-    side = tag("div", tag("h2", heading, id=f"{identity}-h"), about)
-    return tag(
-        "section", side, tag("div", body, class_="body"), id=identity,
-        aria_labelledby=f"{identity}-h",
-    )  # fmt: skip
 
 
 def _results_notes(summary: Summary) -> tuple[str, ...]:
@@ -218,12 +206,12 @@ def _release(release: Path | None) -> Html:
     files = [] if release is None else sorted(p for p in release.rglob("*") if p.is_file())
     if release is None or not files:
         nothing = tag("p", "This run published no model.", class_="quiet")
-        return _section("release", "Release", (), nothing)
+        return section("release", "Release", (), nothing)
     listed = [
         (path.relative_to(release).as_posix(), path.stat().st_size, file_digest(path))
         for path in files
     ]
-    return _section("release", "Release", RELEASE_NOTES, release_table(listed))
+    return section("release", "Release", RELEASE_NOTES, release_table(listed))
 
 
 LOG_NOTES = (
@@ -244,7 +232,7 @@ def _log(summary: Summary) -> Html | None:
         tag("p", "Root ", tag("code", found["root"]), class_="id"),
         tag("p", f"The first {found['cosigned_size']} entries were last cosigned by {who}."),
     )
-    return _section("log", "Log", LOG_NOTES, body)
+    return section("log", "Log", LOG_NOTES, body)
 
 
 def _notes(summary: Summary) -> Html:
@@ -253,7 +241,7 @@ def _notes(summary: Summary) -> Html:
         body = tag("p", "Nothing out of the ordinary was recorded.", class_="quiet")
     else:
         body = tag("ul", [tag("li", note) for note in notes], class_="notes")
-    return _section("notes", "Notes", (), body)
+    return section("notes", "Notes", (), body)
 
 
 def _footer(summary: Summary) -> Html:

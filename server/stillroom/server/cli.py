@@ -11,8 +11,10 @@ from rich.table import Table
 from stillroom.common.console import command_group, run_cli
 from stillroom.common.errors import ConfigError
 from stillroom.server.config import ServerConfig
+from stillroom.server.doctor_cli import doctor
 from stillroom.server.enrolment_cli import init, renew_certificate, site
 from stillroom.server.operators_cli import operator
+from stillroom.server.page_cli import page, watch
 from stillroom.server.run_cli import require_empty, run
 
 app = command_group(__doc__)
@@ -27,7 +29,10 @@ for name, group in (
 ):
     app.add_typer(group, name=name)
 app.command()(init)
+app.command()(doctor)
 app.command()(renew_certificate)
+app.command()(page)
+app.command()(watch)
 
 Config = Annotated[
     Path, typer.Option("--config", "-c", help="The operator's server.toml.", show_default=False)
@@ -93,6 +98,7 @@ def check(
     import tempfile
 
     from stillroom.server.study_drawing import as_svg, as_text
+    from stillroom.server.study_grid import too_coarse
     from stillroom.server.workstation import COLUMNS, exchange_of, prepare
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -112,6 +118,8 @@ def check(
         sizes = {s.name: exchange_of(prepared, s)[1] for s in prepared.study.stage if s.exchanges}
         drawing.write_text(as_svg(prepared.study, sizes), "utf-8")
         console.print(f"drawn in {drawing}")
+    for line in too_coarse(prepared.study):
+        console.print(f"warning: {line}", markup=False)
     console.print(f"{file}: ok, study {prepared.study.study.name}")
 
 

@@ -60,6 +60,8 @@ class Traffic:
     requests: int = 0
     bytes_in: int = 0
     bytes_out: int = 0
+    courier_at: float | None = None
+    """When its courier last spoke to Flower; other requests may come from anybody at the site."""
 
 
 @dataclass(slots=True)
@@ -77,6 +79,11 @@ class EdgeRecord:
             "refused": dict(sorted(self.refused.items())),
             "handshakes_refused": dict(sorted(self.handshakes_refused.items())),
         }
+
+    def courier_heard(self, site: str) -> float | None:
+        """When ``site``'s courier last spoke to Flower, seconds since the epoch; None for never."""
+        traffic = self.sites.get(site)
+        return None if traffic is None else traffic.courier_at
 
     def seen(self, peer: Peer, now: float) -> Traffic:
         """The running record of ``peer``; a new certificate starts a new one."""
@@ -186,6 +193,8 @@ class FleetGate:
                 log.warning("edge.refused", extra=extra)
             await send(message)
 
+        if not ours:
+            traffic.courier_at = traffic.last_seen
         if (verdict := self._version_refusal(scope, traffic)) is not None:
             self._record.refused[verdict] += 1
             log.warning("edge.refused", extra={"reason": verdict, "site": cast("Peer", peer).site})

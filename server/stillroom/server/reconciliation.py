@@ -17,7 +17,7 @@ from stillroom.common.log_entries import (
 )
 from stillroom.server.consents import all_records, consent_entry
 from stillroom.server.logbook import Logbook
-from stillroom.server.store.members import ENROLLED, REQUESTED, REVOKED, SiteRecord, member_of
+from stillroom.server.store.members import ENROLLED, OUT, REQUESTED, REVOKED, SiteRecord, member_of
 from stillroom.server.store.registry import Registry
 
 
@@ -66,7 +66,7 @@ def _membership(last: Mapping[str, Member], site: SiteRecord) -> Iterator[Entry]
         if not same or before not in {"approved", "renewed"}:
             yield present
     elif site.status == REVOKED:
-        if before not in {None, "revoked"}:
+        if before not in {None, *OUT}:
             yield member_of(site, "revoked")
-    elif site.status != REQUESTED and before in {None, "revoked"}:
+    elif site.status != REQUESTED and before in {None, *OUT}:
         yield member_of(site, "invited")

@@ -6,6 +6,7 @@ are another matter, with a module of their own (``depot_api``).
 """
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -110,6 +111,29 @@ class SiteApi:
     def _handle(self, handler: Handler, site: str, body: bytes) -> dict[str, Any]:
         with Registry(cast("Path", self._registry), note=self._note) as registry:
             return handler(site, body, registry)
+
+
+def presence(heard: Callable[[str], float | None]) -> Handler:
+    """The handler of ``/v1/stillroom/presence``: when this site's courier was last heard.
+
+    A doctor at the site, where no courier runs, learns so that one runs elsewhere under its name.
+
+    Args:
+        heard: Site -> seconds since the epoch; None for never.
+    """
+
+    def handle(site: str, _body: bytes, _registry: Registry) -> dict[str, Any]:
+        at = heard(site)
+        return {"courier_s": None if at is None else round(time.time() - at, 1)}
+
+    return handle
+
+
+def leaving(site: str, _body: bytes, registry: Registry) -> dict[str, Any]:
+    """The handler of ``/v1/stillroom/leave``: a site shuts itself out; the log says that it did."""
+    registry.revoke(site, time.time(), act="left")
+    log.info("site_api.left", extra={"site": site})
+    return {"left": True}
 
 
 def renewal(authority: Authority) -> Handler:

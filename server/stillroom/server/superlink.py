@@ -52,7 +52,7 @@ from stillroom.server.nodes import keep_in_step, take_offline, withdraw_overtake
 from stillroom.server.objects import fleet_ways, runtime_ways
 from stillroom.server.reconciliation import reconcile
 from stillroom.server.refusals import keep_refusals
-from stillroom.server.site_api import PREFIX, Handler, SiteApi, renewal
+from stillroom.server.site_api import PREFIX, Handler, SiteApi, leaving, presence, renewal
 from stillroom.server.starts import note_start
 from stillroom.server.store.journal import Journal
 from stillroom.server.store.registry import Registry
@@ -91,7 +91,7 @@ def serve(config: ServerConfig) -> None:
         tasks, replies = TaskBell(lambda: _link_state(app)), Bell()
         inside = Belfry(Shortcut(app, runtime_ways(app)), {TASKS: tasks}, replies)
         outside = Belfry(Shortcut(app, fleet_ways(app)), {REPLIES: replies})
-        gate = FleetGate(outside, record, members, _site_api(config, app, tasks, book))
+        gate = FleetGate(outside, record, members, _site_api(config, app, tasks, record, book))
         edge = _edge(gate, context)
         listeners = [(edge, edge_socket)]
         if config.enrol_port is not None:
@@ -166,10 +166,18 @@ def _settle_log(config: ServerConfig, book: Logbook) -> None:
 
 
 def _site_api(
-    config: ServerConfig, app: FastAPI, tasks: Bell, book: Logbook | None = None
+    config: ServerConfig,
+    app: FastAPI,
+    tasks: Bell,
+    record: EdgeRecord,
+    book: Logbook | None = None,
 ) -> SiteApi:
     """What sites may ask of us; where nobody is enrolled, only about files of weights."""
-    handlers: dict[str, Handler] = {f"{PREFIX}consent": consent}
+    handlers: dict[str, Handler] = {
+        f"{PREFIX}consent": consent,
+        f"{PREFIX}leave": leaving,
+        f"{PREFIX}presence": presence(record.courier_heard),
+    }
     if config.consortium is not None:
         handlers[f"{PREFIX}consortium"] = description(config.consortium)
     if config.tls.ca_key is not None and config.registry is not None:

@@ -108,8 +108,8 @@ def install(file: str) -> None:
     if who in {"app", "link", "courier"} and hooks.get("log") == "time":
         import logtimes
 
-        place, change = logtimes.timing(who, site, Path(file).with_name("logtimes"))
-        changes.setdefault(place, []).append(change)
+        for place, change in logtimes.timing(who, site, Path(file).with_name("logtimes")):
+            changes.setdefault(place, []).append(change)
     for point in hooks.get("points", ()):
         if point["role"] == who and point.get("site", "") in {"", site}:
             module, name = point["target"].split(":")

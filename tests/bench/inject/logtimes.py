@@ -13,10 +13,12 @@ PLACES = {
     "courier": ("stillroom.client.witness", "Witness", ("look", "look_when_idle")),
 }
 """Role -> module, class and methods; the outermost of nested calls counts."""
+WAITING = "stillroom.client.alongside"
+"""Where a courier waits for a look that takes longer than what is done meanwhile."""
 
 
-def timing(who: str, site: str, folder: Path) -> tuple[str, Callable[[ModuleType], None]]:
-    """The module of a role, and what times its methods into ``folder/<site>-<role>``.
+def timing(who: str, site: str, folder: Path) -> list[tuple[str, Callable[[ModuleType], None]]]:
+    """The modules of a role, and what times their calls into ``folder/<site>-<role>``.
 
     A line is method, wall and processor seconds of one call; the latter are the calling thread's.
     """
@@ -29,7 +31,10 @@ def timing(who: str, site: str, folder: Path) -> tuple[str, Callable[[ModuleType
         for name in names:
             setattr(owner, name, _timed(getattr(owner, name), into, inside, name))
 
-    return place, change
+    def change_waiting(module: ModuleType) -> None:
+        module.wait_for = _timed(module.wait_for, into, inside, "wait")
+
+    return [(place, change), *([(WAITING, change_waiting)] if who == "courier" else [])]
 
 
 def _timed(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import noise
+from learning import learner_of
 
 
 class Noise:
@@ -16,6 +17,7 @@ class Noise:
     def __init__(self, settings: dict[str, Any], site: str) -> None:
         self.settings, self.site = settings, site
         self.turn: int | None = None
+        self.learner: Any = None
 
     def run(self, context: Any) -> Any:
         """The weights sent plus this site's noise of this stage and round."""
@@ -28,7 +30,7 @@ class Noise:
         end = time.monotonic() + self.settings.get("seconds", 0.0)
         while time.monotonic() < end:
             time.sleep(0.005)
-        weights = noise.trained(context.weights, site, context.stage.name, context.round)
+        weights = self._trained(context, site)
         samples = dict(self.settings["samples"][site])
         self._note(site, "ended", context)
         numbers = {
@@ -37,6 +39,14 @@ class Noise:
             "train.seconds": time.perf_counter() - started,
         }
         return RoundResult(weights, samples, numbers)
+
+    def _trained(self, context: Any, site: str) -> Any:
+        """Noise, or what a few real steps make of the weights."""
+        if self.learner is None:
+            self.learner = learner_of(self.settings)
+        if self.learner is None:
+            return noise.trained(context.weights, site, context.stage.name, context.round)
+        return self.learner.train(context.weights, context.round)
 
     def _wait_for_turn(self) -> None:
         """Where memory is short, only some may train, and write their update, at once."""

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from stillroom.client.pausing import mirror, pause, resume
 from stillroom.common.canonical import file_digest
+from stillroom.common.errors import ContractError
 
 pytestmark = pytest.mark.usefixtures("inside_a_task")
 
@@ -87,6 +89,26 @@ def test_a_runner_that_is_told_to_stop_leaves_its_task(household: Any) -> None:
         household.start()
         desk.hand_over(household.task(1))
         assert desk.reply().update is not None
+
+
+def test_a_paused_site_stops_at_its_next_step(household: Any) -> None:
+    """With a code that the courier knows; afterwards the same runner does the same task again."""
+    state = household.site.config.courier_state
+    exchange = household.site.config.exchange
+    with household.desk() as desk:
+        household.start(step_s=0.3)
+        desk.hand_over(household.task(1))
+        _until(household.traced)
+        pause(state)
+        mirror(state, exchange)
+        with pytest.raises(ContractError, match="STR-515"):
+            desk.reply(2)
+        assert "trained 1" not in household.traced()
+        resume(state)
+        mirror(state, exchange)
+        desk.hand_over(household.task(1))
+        assert desk.reply().update is not None
+    assert household.traced().count("trained 1") == 1
 
 
 def test_a_runner_in_one_long_step_is_gone_as_well(household: Any) -> None:

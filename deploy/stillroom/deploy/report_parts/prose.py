@@ -15,7 +15,8 @@ from stillroom.common.markup import (
     tag,
     tls_name,
 )
-from stillroom.deploy.report_parts.reading import (
+from stillroom.common.pages.document import facts as strip
+from stillroom.common.pages.reading import (
     Summary,
     held_out,
     is_partial,
@@ -81,8 +82,7 @@ def stats(summary: Summary) -> Html:
         "time": duration(float(summary.get("seconds") or 0)),
         "transport": tls_name(summary.get("tls_version")),
     }
-    items = [tag("div", tag("dt", k), tag("dd", v), class_="stat") for k, v in facts.items()]
-    return tag("dl", items, class_="stats")
+    return strip(facts.items())
 
 
 def headline(summary: Summary) -> Html | None:

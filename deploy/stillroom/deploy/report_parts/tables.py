@@ -13,8 +13,9 @@ from stillroom.common.markup import (
     tag,
     tls_name,
 )
-from stillroom.deploy.report_parts.marks import site_key, site_mark
-from stillroom.deploy.report_parts.reading import Summary, site_names, traffic
+from stillroom.common.pages.document import scrolled, table_head
+from stillroom.common.pages.marks import site_key, site_mark
+from stillroom.common.pages.reading import Summary, site_names, traffic
 
 ROLES = {"train": "trains", "held_out": "held out"}
 POOLED = "pooled"
@@ -47,7 +48,7 @@ def boundary(summary: Summary) -> Html:
             both = [data_size(int(site.get(key) or 0)) for key in ("bytes_in", "bytes_out")]
             cells.append(tag("td", " · ".join(both), class_="num"))
         rows.append(tag("tr", cells))
-    return _scrolled(tag("table", _head(heads), tag("tbody", rows), class_="wide"))
+    return scrolled(tag("table", table_head(heads), tag("tbody", rows), class_="wide"))
 
 
 def _flow(count: int | None, most: int) -> Html:
@@ -105,8 +106,8 @@ def _label_table(
     )
     cases = " · ".join(f"{name} {t['cases']:g}" for name, t in tables.items() if "cases" in t)
     caption = tag("caption", tag("b", label), tag("span", f"cases: {cases}" if cases else ""))
-    table = tag("table", caption, _head(heads), tag("tbody", rows), class_="wide results")
-    return _scrolled(table)
+    table = tag("table", caption, table_head(heads), tag("tbody", rows), class_="wide results")
+    return scrolled(table)
 
 
 def _score(row: Mapping[str, Any], *, is_mask: bool, pooled: bool) -> Html:
@@ -180,13 +181,4 @@ def release_table(files: Sequence[tuple[str, int, str]]) -> Html:
         for name, size, digest in files
     ]  # fmt: skip
     heads: list[Child] = ["file", "size", "SHA-256"]
-    return _scrolled(tag("table", _head(heads), tag("tbody", rows), class_="wide files"))
-
-
-def _head(cells: Sequence[Child]) -> Html:
-    return tag("thead", tag("tr", [tag("th", cell, scope="col") for cell in cells]))
-
-
-def _scrolled(table: Html) -> Html:
-    # A wide table scrolls inside its own frame; the page itself never scrolls sideways.
-    return tag("div", table, class_="scroll", tabindex="0")
+    return scrolled(tag("table", table_head(heads), tag("tbody", rows), class_="wide files"))

@@ -2,8 +2,9 @@
 
 One Bundle (collection). What BALP takes from DICOM is kept: codes of DCM for event, type and roles,
 the sender as Source Role ID and the receiver as Destination Role ID, the observer named in
-``source``. BALP's own profiles are about REST transactions and about patients; the log has neither,
-so no ``meta.profile`` is claimed.
+``source``. The entry's kind is a further subtype, as BALP has transactions' own codes there. BALP's
+own profiles are about REST transactions and about patients; the log has neither, so no
+``meta.profile`` is claimed.
 """
 
 import json
@@ -11,9 +12,12 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from stillroom.common.log_entries import Entry
-from stillroom.server.audit.events import DCM, Event, Participant, Thing, event_of
+from stillroom.server.audit.events import DCM, KINDS, Event, Participant, Thing, event_of, plain
 
 DICOM = "http://dicom.nema.org/resources/ontology/DCM"
+KIND = "urn:stillroom:log-entry-kind"
+URI = "urn:ietf:rfc:3986"
+"""What an Identifier whose value is a URI must name as its system."""
 ENTITY = "http://terminology.hl7.org/CodeSystem/audit-entity-type"
 ROLE = "http://terminology.hl7.org/CodeSystem/object-role"
 SOURCE = "http://terminology.hl7.org/CodeSystem/security-source-type"
@@ -48,10 +52,10 @@ def audit_event(event: Event, origin: str) -> dict[str, Any]:
         },
         "entity": [_entity(thing) for thing in event.things],
     }
-    if event.type:
-        resource["subtype"] = [_coding(event.type)]
+    own = {"system": KIND, "code": event.kind, "display": KINDS[event.kind]}
+    resource["subtype"] = [*([_coding(event.type)] if event.type else []), own]
     if event.why:
-        resource["outcomeDesc"] = event.why
+        resource["outcomeDesc"] = plain(event.why)
     return resource
 
 
@@ -61,7 +65,7 @@ def _coding(code: str) -> dict[str, str]:
 
 def _agent(participant: Participant) -> dict[str, Any]:
     agent: dict[str, Any] = {
-        "who": {"display": participant.name},
+        "who": {"display": plain(participant.name)},
         "requestor": participant.requestor,
     }
     if participant.role:
@@ -72,11 +76,11 @@ def _agent(participant: Participant) -> dict[str, Any]:
 def _entity(thing: Thing) -> dict[str, Any]:
     code, display = _ROLES[thing.kind]
     entity: dict[str, Any] = {
-        "what": {"identifier": {"value": thing.identity}},
+        "what": {"identifier": {"system": URI, "value": thing.identity}},
         "type": {"system": ENTITY, "code": "2", "display": "System Object"},
         "role": {"system": ROLE, "code": code, "display": display},
-        "name": thing.name,
+        "name": plain(thing.name),
     }
     if thing.detail:
-        entity["detail"] = [{"type": k, "valueString": v} for k, v in thing.detail.items()]
+        entity["detail"] = [{"type": k, "valueString": plain(v)} for k, v in thing.detail.items()]
     return entity

@@ -119,7 +119,7 @@ class History:
         for place, member in self.members:
             if place >= index:
                 break
-            if member.act == "revoked":
+            if member.act in {"revoked", "left"}:
                 keys.pop(member.site, None)
             elif member.signing_key is not None:
                 keys[member.site] = member.signing_key

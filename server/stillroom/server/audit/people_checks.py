@@ -12,10 +12,11 @@ from stillroom.server.audit.case import Case
 from stillroom.server.audit.findings import Problem, failed, said, warned
 
 _AFTER: Mapping[str, set[str | None]] = {
-    "invited": {None, "invited", "revoked"},
-    "approved": {None, "invited", "revoked", "approved"},
+    "invited": {None, "invited", "revoked", "left"},
+    "approved": {None, "invited", "revoked", "left", "approved"},
     "renewed": {"approved", "renewed"},
     "revoked": {"invited", "approved", "renewed"},
+    "left": {"approved", "renewed"},
 }
 """What may come before what, in the life of a site."""
 
@@ -28,10 +29,11 @@ def members(case: Case) -> Iterator[Problem]:
         where = f"entry {index}"
         if last.get(entry.site) not in _AFTER[entry.act]:
             before = last.get(entry.site, "nothing")
-            yield failed(where, f"Site {entry.site} was {entry.act} after {before}.")
+            was = "left" if entry.act == "left" else f"was {entry.act}"
+            yield failed(where, f"Site {entry.site} {was} after {before}.")
         if entry.act == "approved" and entry.signing_key is None:
             yield failed(where, f"Site {entry.site} was approved without a signing key.")
-        if entry.act == "revoked":
+        if entry.act in {"revoked", "left"}:
             keys.pop(entry.site, None)  # a new invitation brings new keys
         elif entry.signing_key is not None:
             if keys.setdefault(entry.site, entry.signing_key) != entry.signing_key:

@@ -33,7 +33,8 @@ def _moments(history: History) -> Iterator[tuple[int, str, str]]:
     for index, consortium in history.consortia:
         yield index, consortium.time, "The consortium's description was published."
     for index, member in history.members:
-        yield index, member.time, f"Site {member.site} was {member.act}."
+        was = "left by itself" if member.act == "left" else f"was {member.act}"
+        yield index, member.time, f"Site {member.site} {was}."
     for given in history.consents:
         word = "consented to" if given.entry.act == "given" else "withdrew its consent to"
         yield (

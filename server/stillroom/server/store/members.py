@@ -10,7 +10,9 @@ from stillroom.common.log_entries import UNSTAMPED, Member
 INVITED, REQUESTED, ENROLLED, REVOKED = "invited", "requested", "enrolled", "revoked"
 INVITATION_HOURS = 72
 
-Act = Literal["invited", "approved", "renewed", "revoked"]
+Act = Literal["invited", "approved", "renewed", "revoked", "left"]
+OUT = frozenset({"revoked", "left"})
+"""After one of these a site is none of ours any more."""
 
 
 @dataclass(frozen=True, slots=True)

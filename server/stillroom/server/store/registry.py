@@ -173,8 +173,13 @@ class Registry(RegistryFile):
             (now, name),
         )
 
-    def revoke(self, name: str, now: float) -> None:
+    def revoke(self, name: str, now: float, *, act: Act = "revoked") -> None:
         """Let ``name`` out, in whatever state it is; its invitation and request go with it.
+
+        Args:
+            name: The site.
+            now: Seconds since the epoch.
+            act: ``left`` where it was the site's own will.
 
         Raises:
             ConfigError: STR-108, there is no such site or it is revoked already.
@@ -184,7 +189,7 @@ class Registry(RegistryFile):
             " renew_now = 0, changed_at = ? WHERE name = ? AND status != 'revoked'",
             (now, name),
             name=name,
-            act="revoked",
+            act=act,
         )
 
     def _change(

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from stillroom.common.markup import Child, Html, duration, join, listing, plural, tag
-from stillroom.deploy.report_parts.marks import status_mark
-from stillroom.deploy.report_parts.reading import (
+from stillroom.common.pages.document import alert
+from stillroom.common.pages.marks import status_mark
+from stillroom.common.pages.reading import (
     Summary,
     absent_sites,
     gaps,
@@ -35,7 +36,7 @@ def banner(summary: Summary) -> Html | None:
             tag("p", tag("code", error.get("code", "")), " ", error.get("what", "")),
             tag("p", error.get("fix", "")),
         )
-        return _alert("This study did not finish", said)
+        return alert("This study did not finish", said)
     missing, absent = gaps(summary), absent_sites(summary)
     if not missing and not absent and summary.get("complete_participation") is not False:
         return None
@@ -54,11 +55,7 @@ def banner(summary: Summary) -> Html | None:
         tag("p", "The results below are not those of the whole consortium. ",
             tag("a", "Every gap and its reason", href="#participation"), ".")
     )  # fmt: skip
-    return _alert("Partial participation", lines)
-
-
-def _alert(heading: str, body: Child) -> Html:
-    return tag("div", tag("strong", heading), body, class_="alert", role="alert")
+    return alert("Partial participation", lines)
 
 
 def timeline(summary: Summary) -> Html:

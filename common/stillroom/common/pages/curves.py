@@ -4,8 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 
 from stillroom.common.markup import Child, Html, tag
-from stillroom.deploy.report_parts.marks import site_class, site_mark
-from stillroom.deploy.report_parts.reading import Curve
+from stillroom.common.pages.marks import site_class, site_mark
+from stillroom.common.pages.reading import Curve
 
 WIDTH, HEIGHT = 400, 230
 LEFT, RIGHT, TOP, BOTTOM = 34, 112, 14, 34

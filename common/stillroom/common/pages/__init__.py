@@ -1,0 +1,1 @@
+"""What the report, the site's page and the operator's page are made of, and how pages are served."""
