@@ -129,7 +129,9 @@ def doctor(hospital: Place, checks: Checks) -> None:
             seen = json.loads(said[said.index("{") :])
         except ValueError:
             seen = {"said": said[-300:]}
-        failed = [one for one in seen.get("checks", [seen]) if one.get("outcome", "failed") == "failed"]
+        failed = [
+            one for one in seen.get("checks", [seen]) if one.get("outcome", "failed") == "failed"
+        ]
         checks.hold(
             f"{hospital.name} {which}: doctor finds no fault",
             failed,

@@ -47,18 +47,19 @@ def start(hospital: Place, scratch: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
 
 
-def fill(hospital: Place, scans: Path) -> int:
-    """Move the hospital's unlabelled scans into its PACS; how many objects."""
+def fill(hospital: Place, scans: Path) -> tuple[int, list[str]]:
+    """Move the hospital's unlabelled scans into its PACS; how many objects, of which studies."""
     files = list(scans.rglob("*.dcm"))
+    uids = {pydicom.dcmread(path, stop_before_pixels=True).StudyInstanceUID for path in files}
     time.sleep(3)
     send = [sys.executable, "-c", SEND, str(scans), URL, USER, PASSWORD]
     subprocess.run(hospital.network.command(hospital.name, send), check=True, capture_output=True)
     shutil.rmtree(scans)
     scans.mkdir()
-    return len(files)
+    return len(files), sorted(map(str, uids))
 
 
-def pull(hospital: Place, count: int, checks: Checks) -> None:
+def pull(hospital: Place, count: int, uids: list[str], checks: Checks) -> None:
     """What a person adds to site.toml, and the pull; every object arrives without identity."""
     secret = hospital.folder / "pacs.password"
     secret.write_text(PASSWORD + "\n", "utf-8")
@@ -72,7 +73,8 @@ def pull(hospital: Place, count: int, checks: Checks) -> None:
     pacs = f'\n[pacs]\nfolder = "/data/pulled"\nweb = {{ {web} }}\nkeep_free_mib = 0\n'
     toml.write_text(text + pacs, "utf-8")
     site = ["--config", "/stillroom/site.toml"]
-    hospital.once("pull", "data", "pull", *site, "--query", "ModalitiesInStudy=CT", "--json")
+    wanted = [word for uid in uids for word in ("--study-uid", uid)]
+    hospital.once("pull", "data", "pull", *site, *wanted, "--json")
     here = hospital.podman.volume(f"{hospital.name}-pulled")
     found = [path for path in here.rglob("*") if path.is_file() and path.suffix == ".dcm"]
     named = [

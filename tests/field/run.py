@@ -135,8 +135,8 @@ def first_round(
         address = story.proxy_address(USER, PASSWORD) if proxied else None
         before = None
         if hospital.name == "north":
-            count = pacs.fill(hospital, sites["north"].folder / "unlabelled")
-            before = partial(pacs.pull, count=count, checks=checks)
+            count, uids = pacs.fill(hospital, sites["north"].folder / "unlabelled")
+            before = partial(pacs.pull, count=count, uids=uids, checks=checks)
         shown = story.join(hospital, operator, study, sites[hospital.name], address, before)
         how = "through an authenticating proxy" if proxied else "through its firewall"
         checks.hold(f"{hospital.name}: enrolled {how}", "enrolled as" in shown)
