@@ -40,6 +40,7 @@ HOSTS = {
     "keepachangelog.com",
     "semver.org",
     "proxy.hospital.example",
+    "pacs.example",
 }
 """Hosts that a page may name; anything else needs a thought."""
 
