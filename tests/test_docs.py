@@ -41,6 +41,7 @@ HOSTS = {
     "semver.org",
     "pacs.hospital.example",
     "proxy.hospital.example",
+    "pacs.example",
 }
 """Hosts that a page may name; anything else needs a thought."""
 

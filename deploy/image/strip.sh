@@ -25,7 +25,9 @@ install -d -m 2770 -o 10001 -g 10000 /stillroom/exchange
 install -d -m 0700 -o 10001 -g 10000 /stillroom/courier
 install -d -m 0700 -o 10002 -g 10000 /stillroom/state
 install -d -m 2750 -o 10001 -g 10000 /stillroom/study
+install -d -m 0700 -o 10002 -g 10000 /stillroom/pull
 install -d -m 0755 /data /data/cardiac-ct
+install -d -m 2750 -o 10002 -g 10000 /data/pulled
 install -d -m 0700 -o 10003 -g 10003 /consortium
 
 find / -xdev -type f -perm /6000 -exec chmod a-s {} +

@@ -43,7 +43,11 @@ class Unit(ConfigParser):
 
 def known(side: str, words: list[str]) -> bool:
     """Whether the side's program has such a command, with its options."""
-    command: Any = COMMANDS[side].commands.get(words[0])  # type: ignore[attr-defined]
+    command: Any = COMMANDS[side]
+    for word in words:
+        if not hasattr(command, "commands"):
+            break
+        command = command.commands.get(word)
     if command is None:
         return False
     options = {option for parameter in command.params for option in parameter.opts}
@@ -58,7 +62,7 @@ def test_every_service_is_hardened(side: str, name: str, service: Any) -> None:
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert service["pids_limit"] > 0
     assert service["mem_limit"]
-    assert service["restart"] == "unless-stopped"
+    assert service["restart"] == ("no" if name == "pull" else "unless-stopped")
     user = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", service["user"])
     assert re.fullmatch(r"1000[1-9]:1000\d", user)
     assert not {"privileged", "cap_add", "devices", "pid", "ipc"} & service.keys()
@@ -80,7 +84,11 @@ def test_the_courier_has_no_scans_and_the_runner_no_network() -> None:
     assert not {"networks", "ports"} & both["runner"].keys()
     assert "ports" not in both["courier"]
     read_only = [v for v in both["runner"]["volumes"] if v.endswith(":ro")]
-    assert {v.split(":")[-2] for v in read_only} == {"/stillroom", "/data/cardiac-ct"}
+    assert {v.split(":")[-2] for v in read_only} == {
+        "/stillroom",
+        "/data/cardiac-ct",
+        "/data/pulled",
+    }
     assert both["courier"]["user"] != "10002:10000"
 
 

@@ -12,7 +12,16 @@ from typing import Any
 import yaml
 
 SET = re.compile(r"\$\{(\w+):-([^}]*)\}")
-HARMLESS = {"restart", "depends_on", "healthcheck", "networks", "ports", "sysctls", "image"}
+HARMLESS = {
+    "restart",
+    "depends_on",
+    "healthcheck",
+    "networks",
+    "ports",
+    "sysctls",
+    "image",
+    "profiles",
+}
 """Not of the container itself; networks and ports are the namespaces' here."""
 
 

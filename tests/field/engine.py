@@ -143,7 +143,9 @@ class Podman:
     def close(self) -> None:
         """Remove this run's containers and volumes, and no others."""
         for name in list(self.started):
-            self.call("rm", "-f", "-t", "5", name, check=False)
+            for _ in range(3):  # one that is busy is refused once
+                if self.call("rm", "-f", "-t", "5", name, check=False).returncode == 0:
+                    break
         names = self.call("volume", "ls", "-q", check=False).stdout.split()
         for name in names:
             if name.startswith(f"{self.prefix}-"):

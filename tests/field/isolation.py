@@ -120,6 +120,26 @@ def hardened(hospital: Place, checks: Checks) -> None:
         )
 
 
+def doctor(hospital: Place, checks: Checks) -> None:
+    """Each container's doctor finds nothing that failed."""
+    for which in ("courier", "runner"):
+        ask = ["stillroom-client", "doctor", "--config", "/stillroom/site.toml", "--part", which]
+        said = hospital.ask(which, *ask, "--json", typed=False)
+        try:
+            seen = json.loads(said[said.index("{") :])
+        except ValueError:
+            seen = {"said": said[-300:]}
+        failed = [
+            one for one in seen.get("checks", [seen]) if one.get("outcome", "failed") == "failed"
+        ]
+        checks.hold(
+            f"{hospital.name} {which}: doctor finds no fault",
+            failed,
+            want=[],
+            detail=f"{len(seen.get('checks', []))} checks",
+        )
+
+
 def runner_alone(hospital: Place, checks: Checks) -> None:
     """The runner tries every kind of address, name service included, and reaches none."""
     reached, interfaces = _inside(hospital, "runner", REACH, json.dumps(PLACES))

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -23,6 +24,7 @@ import changes  # noqa: E402  # these lie beside this file
 import engine  # noqa: E402
 import images_built  # noqa: E402
 import isolation  # noqa: E402
+import pacs  # noqa: E402
 import page  # noqa: E402
 import study as story  # noqa: E402
 from checks import Checks  # noqa: E402
@@ -71,13 +73,17 @@ def play(scratch: Path, stack: ExitStack, checks: Checks) -> page.Costs:
     proxy = tinyproxy(network, scratch, USER, PASSWORD)
     stack.callback(proxy.wait)
     stack.callback(proxy.terminate)
-    checks.note("namespaces, firewalls, a proxy and phantom patients are there")
+    archive = pacs.start(hospitals[0], scratch)
+    stack.callback(archive.wait)
+    stack.callback(archive.terminate)
+    checks.note("namespaces, firewalls, a proxy, a PACS and phantom patients are there")
     costs = first_round(scratch, operator, hospitals, sites, checks, images_s=built)
     # 3. What the containers may do, while they work.
     north, river, harbour = hospitals
     for hospital in hospitals:
         isolation.hardened(hospital, checks)
         isolation.runner_alone(hospital, checks)
+        isolation.doctor(hospital, checks)
     for hospital in (north, river):
         isolation.courier_alone(hospital, checks, 443, SERVER)
     isolation.courier_alone(harbour, checks, 8888, PROXY)
@@ -127,13 +133,17 @@ def first_round(
         else:
             hospital.network.allow(hospital.name, SERVER, 443, 8443)
         address = story.proxy_address(USER, PASSWORD) if proxied else None
-        shown = story.join(hospital, operator, study, sites[hospital.name], address)
+        before = None
+        if hospital.name == "north":
+            count, uids = pacs.fill(hospital, sites["north"].folder / "unlabelled")
+            before = partial(pacs.pull, count=count, uids=uids, checks=checks)
+        shown = story.join(hospital, operator, study, sites[hospital.name], address, before)
         how = "through an authenticating proxy" if proxied else "through its firewall"
         checks.hold(f"{hospital.name}: enrolled {how}", "enrolled as" in shown)
         if not proxied:
             hospital.network.allow(hospital.name, SERVER, 443)
     joined = time.monotonic()
-    typed = list(hospitals[0].typed.lines)
+    typed = list(hospitals[1].typed.lines)
     story.begin(operator)
     story.wait(lambda: story.rounds_done(operator) > 0, 600)
     first = time.monotonic()

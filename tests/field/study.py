@@ -98,10 +98,17 @@ def found(operator: Place, scratch: Path) -> Path:
     return study
 
 
-def join(hospital: Place, operator: Place, study: Path, site: Site, proxy: str | None) -> str:
+def join(
+    hospital: Place,
+    operator: Place,
+    study: Path,
+    site: Site,
+    proxy: str | None,
+    prepare: Callable[[Place], None] | None = None,
+) -> str:
     """From an empty host to two running containers; returns what enrolment showed."""
     hospital.typed.add("podman", "load", "-i", "stillroom-client/image.tar")
-    hospital.make_folder("courier", "exchange", "state", "study")
+    hospital.make_folder("courier", "exchange", "pull", "state", "study")
     if proxy is not None:
         hospital.settings["HTTPS_PROXY"] = proxy
     shown = enrol(hospital, operator)
@@ -114,6 +121,8 @@ def join(hospital: Place, operator: Place, study: Path, site: Site, proxy: str |
     (hospital.folder / "site.toml").write_text(
         text.replace('device = "auto"', 'device = "auto"\nthreads = 1\n#'), "utf-8"
     )
+    if prepare is not None:
+        prepare(hospital)
     hospital.once("courier", "consent", "give", *SITE, "--days", "2", "--yes")
     hospital.up("courier", "runner")
     return shown

@@ -55,8 +55,14 @@ class Stating(http.client.HTTPSConnection):
     """A connection whose every request states our release."""
 
     @override
-    def putrequest(self, method: str, url: str, **how: Any) -> None:
-        super().putrequest(method, url, **how)
+    def putrequest(
+        self,
+        method: str,
+        url: str,
+        skip_host: bool = False,  # as the standard library has it
+        skip_accept_encoding: bool = False,
+    ) -> None:
+        super().putrequest(method, url, skip_host, skip_accept_encoding)
         for name, value in version_header().items():
             self.putheader(name, value)
 
