@@ -137,19 +137,17 @@ def main() -> int:
     chosen = [fault for fault in FAULTS if arguments.only in fault.name]
     with tempfile.TemporaryDirectory(prefix="doctor-") as scratch:
         place = Place(Path(scratch) / "consortium")
-        with names({"localhost": "127.0.0.1", HOST: "127.0.0.1"}):
+        hosts = names({"localhost": "127.0.0.1", HOST: "127.0.0.1"})
+        with hosts, contextlib.closing(place):
             place.found()
             alarms = [] if arguments.only else healthy(place)
             rows = []
             for fault in chosen:
                 row = try_fault(place, fault)
                 rows.append(row)
-                say(
-                    f"{'named ' if row.named else 'MISSED'} {fault.name}: {row.said} {row.wrong}",
-                    flush=True,
-                )
+                word = "named " if row.named else "MISSED"
+                say(f"{word} {fault.name}: {row.said} {row.wrong}")
             command = "" if arguments.only else by_command(place)
-            place.close()
     for alarm in alarms:
         say(f"FALSE ALARM {alarm}")
     if command:
