@@ -30,7 +30,7 @@ from stillroom.common.versions import HEADER, own_version
 ABOUT = "/v1/stillroom/about"
 PRESENCE = "/v1/stillroom/presence"
 MOST_BYTES = 1 << 14
-ATTEMPTS = 4
+ATTEMPTS, AGAIN_S = 6, 0.1
 
 
 @dataclass(slots=True)
@@ -106,6 +106,7 @@ def look_along(config: SiteConfig, clock: Callable[[], datetime], patience_s: fl
         seen = _walk(config, clock, patience_s)
         if not seen.ours or seen.status is not None:
             return seen
+        time.sleep(AGAIN_S)
     return _walk(config, clock, patience_s)
 
 

@@ -205,8 +205,9 @@ def admission(seen: LineSeen) -> Finding:
     """What the server says to this site."""
     if seen.status is None:
         return failed(
-            f"The server ended the connection without an answer ({seen.answer_error}).",
-            "Ask the operator what the server's log says about this site's last connection.",
+            "The server cuts the connection without an answer, as it does with a site that was "
+            "revoked, is not enrolled, or is known with another key.",
+            "Ask the operator what `site list` and the server's log say about this site.",
             "STR-206",
             told="no answer",
         )
