@@ -36,8 +36,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP) ## A consortium of four hospitals here: report, release, a prediction on a real CT
 	@$(BIN)/python -P -m stillroom.deploy.demo --out $(OUT)
 
-test: check ## Every check and every test
-	@$(BIN)/python -P -m pytest
+test: check ## Every check and every test; SLOW=1: those that take minutes as well
+	@$(BIN)/python -P -m pytest $(if $(SLOW),-m 'slow or not slow')
 
 check: $(STAMP) ## Lint, types, import rules, generated pages
 	@$(BIN)/ruff check .
@@ -63,7 +63,9 @@ bench: $(STAMP) ## Speed beside Flower and NVFlare, as ratios in one run; writes
 
 # QUICK=1 shows in minutes that all of it runs; ENCODINGS=1 runs the price of the encodings instead.
 science: $(STAMP) ## Which claims of the papers hold here, with seeds and intervals; writes docs/reference/science.md
-ifdef ENCODINGS
+ifdef WHY
+	@$(BIN)/python -P tests/science/why.py
+else ifdef ENCODINGS
 	@$(BIN)/python -P tests/science/encodings.py
 else
 	@$(BIN)/python -P tests/science/claims.py

@@ -9,7 +9,7 @@ from flwr.app import ConfigRecord, Error, Message, RecordDict
 from flwr.common.constant import ErrorCode, Status
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 from flwr.supercore.object_store import ObjectStore, ObjectStoreFactory
-from flwr.supernode.nodestate import NodeState, NodeStateFactory
+from flwr.supernode.nodestate import InMemoryNodeState, NodeState, NodeStateFactory
 
 from stillroom.client.exchange import ExchangeFolder, RunnerLock
 from stillroom.client.handover import Handover, RunnerAway, Work, is_no_answer
@@ -96,7 +96,7 @@ def test_another_life_is_given_the_task_again(
     runner()
 
     assert bench.task.look_after()
-    assert bench.state.get_tasks(task_ids=[old])[0].status.status == Status.FINISHED
+    assert not bench.state.get_tasks(task_ids=[old])
     assert bench.take()
     assert not bench.task.look_after()
     assert not bench.take()
@@ -193,3 +193,20 @@ def test_a_runner_may_come_back_after_a_pause(exchange: ExchangeFolder) -> None:
 def test_what_is_no_answer(code: int, reason: str, no_answer: bool) -> None:
     """Work that was interrupted is given again; work that failed has its answer."""
     assert is_no_answer(Error(code=code, reason=reason)) is no_answer
+
+
+def test_nothing_is_left_of_a_finished_task(exchange: ExchangeFolder) -> None:
+    """A courier that has carried a thousand tasks is no larger than one that has carried one."""
+    bench = Bench(exchange, 60.0)
+    state = bench.state
+    assert isinstance(state, InMemoryNodeState)
+    for _ in range(3):
+        assert bench.take()
+        state.record_message_processing_start(bench.id)
+        bench.task.give_again()
+    bench.task.withdraw()
+
+    assert not state.task_store
+    assert not state.time_store
+    assert not state.msg_store
+    assert not state.task_token_store

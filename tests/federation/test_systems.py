@@ -15,22 +15,35 @@ from stillroom.common.study import PreparedStudy
 STUDY = Path(__file__).with_name("systems.toml")
 
 
+Rehearse = Callable[..., Path]
+
+
 @pytest.fixture(scope="module")
-def out(
+def rehearsed(
     tmp_path_factory: pytest.TempPathFactory, rehearse_command: Callable[..., list[str]]
-) -> Path:
+) -> Rehearse:
+    """Rehearses the study of every recipe, with further options of the command."""
+
+    def rehearse(*more: str) -> Path:
+        folder = tmp_path_factory.mktemp("systems") / "out"
+        done = subprocess.run(
+            rehearse_command(folder, *more, study=STUDY),
+            capture_output=True,
+            text=True,
+            timeout=900,
+            check=False,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        assert done.returncode == 0, done.stderr
+        return folder
+
+    return rehearse
+
+
+@pytest.fixture(scope="module")
+def out(rehearsed: Rehearse) -> Path:
     """The study of every recipe, rehearsed in one process."""
-    folder = tmp_path_factory.mktemp("systems") / "out"
-    done = subprocess.run(
-        rehearse_command(folder, "--in-process", study=STUDY),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    return folder
+    return rehearsed("--in-process")
 
 
 def summary(out: Path) -> dict[str, Any]:
@@ -84,3 +97,19 @@ def test_the_log_names_what_each_stage_took(out: Path) -> None:
 
     assert opened.index("context") < opened.index("student") < opened.index("prompt")
     assert len(set(models.values())) == len(models)
+
+
+@pytest.mark.slow
+def test_every_recipe_over_mutual_tls(rehearsed: Rehearse, out: Path) -> None:
+    """As processes with certificates: nobody is refused or fails, and every model is the same, bit for bit."""
+    found, alone = summary(rehearsed()), summary(out)
+
+    assert found["tls_version"] == "TLSv1.3"
+    assert {site["tls_version"] for site in found["sites"]} == {"TLSv1.3"}
+    assert (found["status"], found["refused_connections"], found["notes"]) == ("completed", {}, [])
+    assert {stage["recipe"] for stage in found["stages"]} == {one.name for one in BUILT_IN}
+    for stage in found["stages"]:
+        for record in stage["rounds"]:
+            assert {site["status"] for site in record["sites"].values()} == {"admitted"}, stage
+    assert found["models"] == alone["models"]
+    assert found["metrics"] == alone["metrics"]

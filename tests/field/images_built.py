@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 from checks import Checks
@@ -10,7 +12,7 @@ from engine import Podman
 from places import ROOT
 
 from stillroom.common.versions import own_version
-from stillroom.deploy.images import build, copy_sources, fill_wheelhouse
+from stillroom.deploy.images import build, fill_wheelhouse
 
 BARE = ["--rm", "--network=none", "--read-only", "--cap-drop=ALL"]
 LOOK = """
@@ -49,16 +51,40 @@ def make(podman: Podman, scratch: Path, checks: Checks) -> dict[str, str]:
     for side in ("server", "client"):
         build(podman.engine, ROOT, side, base=base, version=own)
         checks.note(f"{side} built")
-    tree = scratch / "next"
-    shutil.rmtree(tree, ignore_errors=True)
-    tree.mkdir()
-    copy_sources(ROOT, tree)
-    pyproject = tree / "pyproject.toml"
-    text = re.sub(r'(?m)^version = ".*"$', f'version = "{later}"', pyproject.read_text("utf-8"))
-    pyproject.write_text(text, "utf-8")
-    build(podman.engine, tree, "client", base=base, version=later)
+    _build_next(podman, scratch / "next", images["client"], images["next"], later)
     checks.note(f"client built once more, as release {later}")
     return images
+
+
+NEXT = """
+FROM {image}
+USER 0
+COPY site-packages /opt/stillroom/lib/python3.11/site-packages
+RUN rm -r /opt/stillroom/lib/python3.11/site-packages/stillroom-{own}.dist-info
+LABEL org.opencontainers.image.version="{later}"
+USER 10001:10000
+"""
+
+
+def _build_next(podman: Podman, folder: Path, image: str, name: str, later: str) -> None:
+    """The client as the next release: this one's image with our own package built anew."""
+    shutil.rmtree(folder, ignore_errors=True)
+    tree, wheels = folder / "tree", folder / "wheels"
+    for part in ("common", "client", "server", "deploy"):
+        quiet = shutil.ignore_patterns("__pycache__", "*.whl")
+        shutil.copytree(ROOT / part, tree / part, ignore=quiet)
+    for part in ("README.md", "LICENSE"):
+        shutil.copyfile(ROOT / part, tree / part)
+    text = (ROOT / "pyproject.toml").read_text("utf-8")
+    text = re.sub(r'(?m)^version = ".*"$', f'version = "{later}"', text)
+    (tree / "pyproject.toml").write_text(text, "utf-8")
+    pip = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(wheels), str(tree)]
+    subprocess.run(pip, check=True, capture_output=True)
+    (wheel,) = wheels.glob("stillroom-*.whl")
+    shutil.unpack_archive(wheel, folder / "site-packages", "zip")
+    containerfile = NEXT.format(image=image, own=own_version(), later=later)
+    (folder / "Containerfile").write_text(containerfile, "utf-8")
+    podman.call("build", "-q", "--network=none", "-t", name, str(folder), timeout=1200)
 
 
 def inspect(podman: Podman, images: dict[str, str], checks: Checks) -> None:

@@ -38,7 +38,7 @@ def play(scratch: Path, stack: ExitStack, checks: Checks) -> page.Costs:
     """Everything, in order."""
     # 1. Images.
     prefix = f"strf{os.getpid() % 10000}"
-    podman = engine.Podman(scratch / "podman", prefix)
+    podman = engine.Podman(scratch / "p", prefix)
     since = time.monotonic()
     images = images_built.make(podman, scratch, checks)
     built = time.monotonic() - since
@@ -191,7 +191,7 @@ def say(text: str) -> None:
 
 def clear(scratch: Path) -> None:
     """Podman's storage is mounts and other users' files; podman itself removes it best."""
-    podman = engine.Podman(scratch / "podman", "none")
+    podman = engine.Podman(scratch / "p", "none")
     podman.call("system", "reset", "--force", check=False)
     shutil.rmtree(scratch, ignore_errors=True)
 

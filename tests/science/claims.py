@@ -26,6 +26,7 @@ sys.path.insert(0, str(HERE))
 import jobs  # noqa: E402  # beside this file, which is no package
 import summary_page  # noqa: E402
 from gates import FAMILIES  # noqa: E402
+from why_questions import QUESTIONS  # noqa: E402
 
 SEEDS = (11, 12, 13, 14, 15)
 """Those below ten were left to development."""
@@ -52,21 +53,22 @@ def main() -> int:
     began = time.monotonic()
     seconds = None if options.minutes is None else 60 * options.minutes
     failed = jobs.run_all(
-        wanted, folder, at_once=options.jobs, seconds=seconds, quick=quick, say=_say
+        wanted, folder, at_once=options.jobs, seconds=seconds, quick=quick, say=say
     )
-    _say(f"{(time.monotonic() - began) / 60:.1f} minutes")
+    say(f"{(time.monotonic() - began) / 60:.1f} minutes")
 
     # 3. Verdicts from what is there.
     results = _collect(wanted, folder)
     whole = set(wanted) == {jobs.Job(f, s) for f in FAMILIES for s in seeds}
     complete = all(job.result(folder) is not None for job in wanted)
     claims = summary_page.judged(results)
-    _write(PUBLISHED if whole and complete and not quick else folder, claims, results)
+    published = PUBLISHED if whole and complete and not quick else folder
+    _write(published, claims, results, {} if quick else answers(options.keep / "why"))
     for claim in claims:
-        _say(_line(claim))
+        say(_line(claim))
     if quick:
-        _say("QUICK: everything runs; nothing of these figures is a result.")
-    _say(summary_page.last_line(claims))
+        say("QUICK: everything runs; nothing of these figures is a result.")
+    say(summary_page.last_line(claims))
     return 0 if complete and not failed else 1
 
 
@@ -78,7 +80,7 @@ def _one(job: jobs.Job, folder: Path, *, quick: bool) -> int:
     began, cpu = time.time(), time.process_time()
     found = RUNS[job.family](job.seed, quick=quick)
     spent = {"cpu_s": time.process_time() - cpu, "wall_s": time.time() - began}
-    jobs.keep(job.path(folder), {**found, **spent})
+    jobs.keep(job, folder, {**found, **spent})
     return 0
 
 
@@ -90,16 +92,50 @@ def _collect(wanted: Sequence[jobs.Job], folder: Path) -> dict[str, dict[int, An
     return results
 
 
-def _write(folder: Path, claims: list[dict[str, Any]], results: dict[str, dict[int, Any]]) -> None:
+def why(family: str, seed: int) -> jobs.Job:
+    """An experiment on why a claim fails, as a job."""
+    return jobs.Job(family, seed, worker="why.py")
+
+
+def answers(folder: Path) -> dict[str, dict[int, Any]]:
+    """Experiment -> seed -> what was kept of it in ``folder``."""
+    found: dict[str, dict[int, Any]] = {}
+    for question in QUESTIONS:
+        of = {seed: why(question.family, seed).result(folder) for seed in SEEDS}
+        found[question.family] = {seed: one for seed, one in of.items() if one is not None}
+    return found
+
+
+def write_again(keep: Path) -> None:
+    """Write the published page anew from the figures beside it, with what experiments are in ``keep``."""
+    path = PUBLISHED / "science.json"
+    if not path.exists():
+        return say("The page is not written yet: `make science` writes it.")
+    kept = json.loads(path.read_text("utf-8"))["results"]
+    results = {f: {int(seed): one for seed, one in seeds.items()} for f, seeds in kept.items()}
+    _write(PUBLISHED, summary_page.judged(results), results, answers(keep / "why"))
+    return None
+
+
+def _write(
+    folder: Path,
+    claims: list[dict[str, Any]],
+    results: dict[str, dict[int, Any]],
+    why: dict[str, dict[int, Any]],
+) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     drawn = summary_page.pictures(results)
     for name, picture in drawn.items():
         (folder / name).write_text(picture, "utf-8")
-    text = summary_page.page(claims, results, list(drawn))
+    # Only here, as in `_one`.
+    from designs import designs
+
+    text = summary_page.page(claims, results, list(drawn), why, designs())
     (folder / "science.md").write_text(text, "utf-8")
-    value = {"claims": claims, "counts": summary_page.counts(claims), "results": results}
+    counted = summary_page.counts(claims)
+    value = {"claims": claims, "counts": counted, "results": results, "why": why}
     (folder / "science.json").write_text(json.dumps(value, indent=1) + "\n", "utf-8")
-    _say(f"written: {folder / 'science.md'}")
+    say(f"written: {folder / 'science.md'}")
 
 
 def _line(claim: dict[str, Any]) -> str:
@@ -125,7 +161,7 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 

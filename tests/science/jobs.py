@@ -24,10 +24,17 @@ STATED = 20
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One family on one seed."""
+    """One family on one seed.
+
+    Attributes:
+        family: Of arms, or of experiments.
+        seed: Of everything.
+        worker: What runs it, beside this file.
+    """
 
     family: str
     seed: int
+    worker: str = WORKER.name
 
     def path(self, folder: Path) -> Path:
         """Where its result lies in ``folder``."""
@@ -37,20 +44,26 @@ class Job:
         """What was kept of it; None when it has not run to its end."""
         path = self.path(folder)
         kept = json.loads(path.read_text("utf-8")) if path.exists() else {}
-        return kept if kept.get("arms") == arms() else None
+        return kept if kept.get("arms") == self.arms() else None
+
+    def arms(self) -> str:
+        """SHA-256 of what decides what it is."""
+        own = () if self.worker == WORKER.name else (f"why_{self.family}.py",)
+        return arms(own)
 
 
 @cache
-def arms() -> str:
-    """SHA-256 of what decides which arms are run, and at which sizes."""
+def arms(more: tuple[str, ...] = ()) -> str:
+    """SHA-256 of what decides which arms are run, and at which sizes; with ``more`` files after it."""
     here = WORKER.parent
     files = [*here.glob("arms_*.py"), here / "families.py", here / "spine_hospitals.py"]
-    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(files))).hexdigest()
+    paths = [*sorted(files), *(here / name for name in more)]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
 
 
-def keep(path: Path, found: Mapping[str, Any]) -> None:
+def keep(job: Job, folder: Path, found: Mapping[str, Any]) -> None:
     """Write ``found`` whole or not at all, with the arms that it came from."""
-    value = {**found, "arms": arms()}
+    value, path = {**found, "arms": job.arms()}, job.path(folder)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(value), "utf-8")
@@ -121,7 +134,7 @@ def _begin(job: Job, folder: Path, *, quick: bool) -> Running:
             [
                 sys.executable,
                 "-P",
-                str(WORKER),
+                str(WORKER.with_name(job.worker)),
                 "--one",
                 job.family,
                 str(job.seed),

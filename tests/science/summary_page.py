@@ -1,5 +1,6 @@
 """The page of claims, its JSON and its pictures, from the results that were kept. Pure."""
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -10,8 +11,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 import charts  # beside this file, which is no package
-from gates import CLAIMS, FAMILIES, Claim
-from verdicts import COLLAPSED, FEWEST, LEVEL, Verdict, confidence, judge, together
+from charts import Words
+from gates import CLAIMS, FAMILIES, POINTS, SCANS, Claim
+from verdicts import COLLAPSED, FEWEST, LEVEL, Verdict, chance, confidence, judge, together
+from why_questions import section
 
 Results = Mapping[str, Mapping[int, Mapping[str, Any]]]
 """Family -> seed -> what ``families`` found."""
@@ -21,7 +24,10 @@ the whole interval of one lies on the other, and is inconclusive else. Fewer tha
 which is never a pass. The interval is a bootstrap of the median ratio over seeds, {LEVEL:.0%}, drawn from
 a fixed seed; both arms of a ratio saw the same patients in the same order. With a ratio above
 {COLLAPSED:g} in any seed, whose baseline learned next to nothing, a gate is inconclusive. The rule, the
-sizes and the seeds were fixed before the run."""
+sizes and the seeds were fixed before the run, and one rule was added when the first seed was in, which can
+only take a verdict away: with a ratio of two areas under the curve in any seed, neither of which is as
+high as chance gets in one of twenty draws ({chance(SCANS):.2f} with {SCANS} scans), a gate is inconclusive,
+for two extractors that tell nothing are on par whatever they are."""
 PREFACE = """Written by `make science`, from one run on one machine, on synthetic patients: whether what five
 papers claim holds for this implementation at this size. It says nothing about real hearts."""
 NOTES = """Bytes are of one site's update in one round, as 32-bit floats; a dash where the arms are not
@@ -49,13 +55,21 @@ def last_line(claims: Sequence[Mapping[str, Any]]) -> str:
     return f"claims: {n['PASS']} pass, {n['INCONCLUSIVE']} inconclusive, {n['FAIL']} fail"
 
 
-def page(claims: Sequence[Mapping[str, Any]], results: Results, pictures: Sequence[str]) -> str:
+def page(
+    claims: Sequence[Mapping[str, Any]],
+    results: Results,
+    pictures: Sequence[str],
+    why: Results,
+    designs: Mapping[str, str],
+) -> str:
     """Markdown.
 
     Args:
         claims: As ``judged`` gives them.
         results: For the scores behind them.
         pictures: File names beside the page.
+        why: Experiments on claims that fail.
+        designs: Family -> how its comparison was made.
     """
     seeds = min((len(one) for one in results.values()), default=0)
     parts = [
@@ -67,8 +81,9 @@ def page(claims: Sequence[Mapping[str, Any]], results: Results, pictures: Sequen
         _claims_table(claims),
         *(f"![{name.removesuffix('.svg')}]({name})" for name in pictures),
     ]
+    parts += section(why)
     for family, title in FAMILIES.items():
-        parts += [f"## {title}", _scores_table(results.get(family, {}))]
+        parts += [f"## {title}", designs[family], _scores_table(results.get(family, {}))]
     parts.append(NOTES)
     return "\n\n".join(parts) + "\n"
 
@@ -84,42 +99,99 @@ def _worth(seeds: int) -> str:
 
 def pictures(results: Results) -> dict[str, str]:
     """File name -> SVG; those whose arms were run."""
-    drawn = {}
-    if found := [one["curves"] for one in results.get("diffusion", {}).values()]:
-        drawn["science-labels.svg"] = charts.lines(
-            "Few labels on a diffusion model", "Dice", _spreads([one["labels"] for one in found])
-        )
+    drawn = {"science-claims.svg": charts.forest(CLAIMED, _held(results))}
+    if found := _curves(results, "diffusion"):
+        labels = _spreads([one["labels"] for one in found])
+        drawn["science-labels.svg"] = charts.lines(LABELS, labels)
         turned = [_turned(one["timesteps"]) for one in found]
-        drawn["science-timesteps.svg"] = charts.lines(
-            "Timestep at which features are read, 1 % labelled", "Dice", _spreads(turned)
-        )
-    if found := [one["curves"] for one in results.get("prompt", {}).values()]:
-        drawn["science-left-out.svg"] = charts.bars(
-            "Scores at each hospital, left out",
-            "Dice",
-            _spreads([one["left out"] for one in found]),
-        )
-        arms = found[0]["cost"]
-        drawn["science-bytes.svg"] = charts.scatter(
-            "Unseen hospital over bytes sent per round",
-            "Dice",
-            {arm: [tuple(one["cost"][arm]) for one in found] for arm in arms},
-        )
-    if found := [one["curves"]["sites"] for one in results.get("spine", {}).values()]:
-        arms = ("teach-landmarks", "student, true labels", "student", "CNN, pseudo-labels")
+        drawn["science-timesteps.svg"] = charts.lines(TIMESTEPS, _spreads(turned))
+    if found := _curves(results, "prompt"):
+        cost = {arm: [tuple(one["cost"][arm]) for one in found] for arm in found[0]["cost"]}
+        drawn["science-bytes.svg"] = charts.scatter(SENT, cost)
+        left_out = _spreads([one["left out"] for one in found])
+        drawn["science-left-out.svg"] = charts.bars(LEFT_OUT, left_out)
+    if found := _curves(results, "spine"):
         errors = [
-            {place: {arm: one[arm][place]["error_mm"] for arm in arms} for place in one[arms[0]]}
+            {
+                place: {arm: one["sites"][arm][place]["error_mm"] for arm in SHOWN}
+                for place in one["sites"][SHOWN[0]]
+            }
             for one in found
         ]
-        drawn["science-sites.svg"] = charts.bars(
-            "Points by hospital", "median error in mm, a missed point at its most", _spreads(errors)
-        )
+        drawn["science-sites.svg"] = charts.bars(SITES, _spreads(errors))
     return drawn
+
+
+SHOWN = ("teach-landmarks", "student, true labels", "student", "CNN, pseudo-labels")
+"""Arms of the spine whose points are drawn hospital by hospital."""
+DOTS = "Dots are seeds"
+CLAIMED = Words(
+    "Claims beside their gates",
+    "The ratio over its bound, turned where less is better. Diamond: median; bar: interval; dots: seeds.",
+    "",
+    "ratio to the bound",
+)
+LABELS = Words(
+    "Few labels on a model that has seen many scans",
+    f"Pretrained on unlabelled slices, or from scratch. Higher is better. {DOTS}, lines their medians.",
+    "Dice of new patients",
+    "labelled slices, share of the unlabelled ones",
+)
+TIMESTEPS = Words(
+    "How much noise to add before features are read",
+    f"1 % of slices labelled. Higher is better. {DOTS}, lines their medians.",
+    "Dice of further patients",
+    "timestep of the diffusion model",
+)
+SENT = Words(
+    "What a new label costs on the wire",
+    f"Every arm learned from the same few labels. Up and left is better. {DOTS}, diamonds their medians.",
+    "Dice at the hospital left out",
+    "bytes one hospital sends in a round",
+)
+LEFT_OUT = Words(
+    "Each hospital left out once",
+    f"A label learned at three hospitals, scored at the fourth. Higher is better. {DOTS}.",
+    "Dice at the hospital left out",
+    "hospital left out",
+)
+SITES = Words(
+    "Points, hospital by hospital",
+    f"`unseen` took no part in training. Lower is better. {DOTS}, bars their medians.".replace(
+        "`", ""
+    ),
+    "median error in mm, a missed point at its most",
+    "hospital",
+)
+
+
+def _curves(results: Results, family: str) -> list[Any]:
+    return [one["curves"] for _, one in sorted(results.get(family, {}).items())]
+
+
+def _held(results: Results) -> list[charts.Held]:
+    """Every gate with an interval around a ratio, turned so that more is better."""
+    rows = []
+    for claim in judged(results):
+        for one in claim["gates"]:
+            gate = one["gate"]
+            if not one["interval"] or not gate["value"] or min(one["ratios"]) <= 0:
+                continue
+            turned = gate["side"] in {"<", "<="}
+
+            def beside(value: float, bound: float = gate["value"], less: bool = turned) -> float:
+                return bound / value if less else value / bound
+
+            low, high = sorted(beside(value) for value in one["interval"])
+            name = f"{gate['ratio']} {gate['side']} {gate['value']:g}"
+            ratios = [beside(value) for value in one["ratios"]]
+            rows.append(charts.Held(name, ratios, (low, high), one["verdict"]))
+    return rows
 
 
 def _claim(claim: Claim, seeds: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
     def of(ratio: str) -> list[float]:
-        return [float(seeds[seed]["ratios"][ratio]) for seed in sorted(seeds)]
+        return [_ratio(claim, ratio, seeds[seed]) for seed in sorted(seeds)]
 
     gates = [(gate, judge(gate, of(gate.ratio))) for gate in claim.gates]
     return {
@@ -128,35 +200,54 @@ def _claim(claim: Claim, seeds: Mapping[int, Mapping[str, Any]]) -> dict[str, An
         "published": claim.published,
         "aim": claim.aim,
         "verdict": together([one.verdict for _, one in gates]) if gates else None,
-        "gates": [{**asdict(one), "ratios": of(gate.ratio)} for gate, one in gates],
-        "beside": {name: of(name) for name in claim.beside},
+        "gates": [{**asdict(one), "ratios": _told(of(gate.ratio))} for gate, one in gates],
+        "beside": {name: _told(of(name)) for name in claim.beside},
         "seeds": sorted(seeds),
     }
 
 
+def _ratio(claim: Claim, name: str, found: Mapping[str, Any]) -> float:
+    """A seed's ratio; no number where it compares two areas neither of which is told from chance."""
+    if name == POINTS:
+        sites = found["curves"]["sites"]
+        ours, pooled = (sites[arm]["unseen"]["error_mm"] for arm in ("student", "student, pooled"))
+        return float(pooled / ours)
+    if name in claim.areas:
+        scores = {one["arm"]: one["score"] for one in found["scores"]}
+        if max(scores[arm] for arm in claim.areas[name]) < chance(SCANS):
+            return math.nan
+    return float(found["ratios"][name])
+
+
+def _told(ratios: Sequence[float]) -> list[float | None]:
+    """As JSON has them, which knows no other number than a finite one."""
+    return [ratio if math.isfinite(ratio) else None for ratio in ratios]
+
+
 def _claims_table(claims: Sequence[Mapping[str, Any]]) -> str:
     lines = [
-        "| claim | verdict | gate | median | interval | every seed | published |",
+        "| claim | ratio, gate | median | interval | every seed | verdict | published |",
         "|---|---|---|---|---|---|---|",
     ]
     for claim in claims:
         verdict = claim["verdict"] or "no gate"
         said = f"{claim['says']}{', aim ' + claim['aim'] if claim['aim'] else ''}"
         lines.append(
-            f"| **{claim['claim']}** {said} | **{verdict}** | | | | | {claim['published']} |"
+            f"| **{claim['claim']}** {said} | | | | | **{verdict}** | {claim['published']} |"
         )
         for one in claim["gates"]:
             gate = one["gate"]
             low, high = one["interval"] or (None, None)
-            bound, middle = f"{gate['side']} {gate['value']:g}", _said(one["median"])
+            bound, middle = f"{gate['ratio']} {gate['side']} {gate['value']:g}", one["median"]
             span = "-" if low is None else f"{low:.3f} to {high:.3f}"
             lines.append(
-                f"| {gate['ratio']} | {one['verdict']} | {bound} | {middle} | {span} | "
-                f"{_all(one['ratios'])} | |"
+                f"| | {bound} | {_said(middle)} | {span} | {_all(one['ratios'])} | "
+                f"{one['verdict']} | |"
             )
         for name, ratios in claim["beside"].items():
-            middle = median(ratios) if ratios else None
-            lines.append(f"| {name} | | | {_said(middle)} | | {_all(ratios)} | |")
+            known = [ratio for ratio in ratios if ratio is not None]
+            middle = median(known) if known else None
+            lines.append(f"| | {name} | {_said(middle)} | | {_all(ratios)} | | |")
     return "\n".join(lines)
 
 
@@ -191,8 +282,8 @@ def _said(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _all(values: Sequence[float]) -> str:
-    return ", ".join(f"{value:.3f}" for value in values) or "-"
+def _all(values: Sequence[float | None]) -> str:
+    return ", ".join(_said(value) for value in values) or "-"
 
 
 __all__ = ["counts", "judged", "last_line", "page", "pictures"]

@@ -4,6 +4,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 _spec = importlib.util.spec_from_file_location(
@@ -75,3 +76,15 @@ def test_a_claim_is_as_good_as_its_worst_gate() -> None:
     assert verdicts.together(["INCONCLUSIVE", "FAIL"]) == "FAIL"
     assert verdicts.together(["PASS", "not run"]) == "not run"
     assert verdicts.together([]) == "not run"
+
+
+@pytest.mark.parametrize(("scans", "least"), [(48, 0.6385), (10_000, 0.5095)])
+def test_chance_has_a_height(scans: int, least: float) -> None:
+    """Of few scans chance makes much; drawn, about one in twenty areas lies above it."""
+    rng = np.random.default_rng(0)
+    assert verdicts.chance(scans) == pytest.approx(least, abs=1e-3)
+    if scans < 100:
+        draws = rng.random((2_000, scans))
+        above = draws[:, : scans // 2, None] > draws[:, None, scans // 2 :]
+        share = (above.mean((1, 2)) > verdicts.chance(scans)).mean()
+        assert share == pytest.approx(0.05, abs=0.015)

@@ -20,6 +20,8 @@ FEWEST = 3
 """Seeds below which nothing passes or fails."""
 COLLAPSED = 20.0
 """A larger ratio has next to nothing below its line: a baseline that learned nothing is no rival."""
+ONE_OF_TWENTY = 1.645
+"""Standard deviations above the mean that a normal number exceeds so often."""
 DRAWS = 10_000
 LEVEL = 0.95
 ORDER: tuple[Verdict, ...] = ("not run", "FAIL", "INCONCLUSIVE", "PASS")
@@ -95,6 +97,15 @@ def judge(gate: Gate, ratios: Sequence[float]) -> Judged:
     else:
         verdict = "FAIL"
     return Judged(gate, len(ratios), middle, (low, high), verdict)
+
+
+def chance(scans: int) -> float:
+    """The least area under the curve that chance reaches in one of twenty draws, classes being equal.
+
+    Normal approximation of the rank sum (Mann and Whitney 1947).
+    """
+    each = scans / 2
+    return 0.5 + ONE_OF_TWENTY * ((2 * each + 1) / (12 * each * each)) ** 0.5
 
 
 def together(verdicts: Sequence[Verdict]) -> Verdict:

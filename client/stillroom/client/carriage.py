@@ -171,7 +171,7 @@ class Carriage:
             if isinstance(admitted, Request):
                 request = admitted
                 # A log that was rewritten ends all work here, before any is done; models may come.
-                with alongside(self.witness and self.witness.look):
+                with alongside(None if self.witness is None else self.witness.look):
                     # Every file is whole and proven before the runner hears of the task.
                     for stage, ref in request.models.items():
                         self.models.bring(stage, ref)

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from stillroom.client.intake.rules import LabelRule, PicturesRule, RoiRule, Rules
+from stillroom.client.pacs.section import PacsSection
 from stillroom.common.errors import ConfigError, TrustError
 from stillroom.common.settings import Section, checked, read_toml
 
@@ -79,6 +80,8 @@ class SiteConfig(Section):
     """Where this site's own heart masks or boxes are found."""
     pictures: PicturesRule | None = None
     """Which folders of pictures are cases, such as tiles of a microscope slide."""
+    pacs: PacsSection | None = None
+    """The archive that `data pull` fetches scans from. Courier and runner never dial it."""
 
     @classmethod
     def load(cls, path: Path) -> "SiteConfig":
@@ -89,7 +92,14 @@ class SiteConfig(Section):
                 may be secrets.
         """
         config = checked(cls, read_toml(path), what=str(path), page="site-config.md")
-        return config.below(path.resolve().parent)
+        config = config.below(path.resolve().parent)
+        if config.pacs is not None and not config.pacs.is_within(config.data):
+            raise ConfigError(
+                "pacs.folder lies in none of the folders of data.",
+                fix="Choose a folder below one of data, or add it to data.",
+                code="STR-102",
+            )
+        return config
 
     @property
     def rules(self) -> Rules:
@@ -142,6 +152,7 @@ class SiteConfig(Section):
                 certificate=here / self.tls.certificate,
                 private_key=here / self.tls.private_key,
             ),
+            "pacs": None if self.pacs is None else self.pacs.below(here),
         }
         return self.model_copy(update=changes)
 

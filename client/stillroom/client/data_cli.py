@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from stillroom.client.pacs.pull_cli import pull
 from stillroom.common.console import command_group
 from stillroom.common.errors import DataError
 
@@ -24,7 +25,10 @@ State = Annotated[Path, typer.Option(help="Folder for the catalogue and this sit
 
 @data.callback()
 def _group() -> None:
-    """What this site has, and why some of it cannot be used. Nothing here uses the network."""
+    """What this site has, and why some of it cannot be used. Only `pull` uses the network."""
+
+
+data.command()(pull)
 
 
 @data.command()

@@ -15,7 +15,7 @@ from flwr.supercore.constant import TaskType
 from flwr.supercore.fab import Fab
 from flwr.supercore.object_store import ObjectStore
 from flwr.supercore.run import Run
-from flwr.supernode.nodestate import NodeState
+from flwr.supernode.nodestate import InMemoryNodeState, NodeState
 
 from stillroom.client.exchange import ExchangeFolder, runner_present
 from stillroom.common.messages import failure_code
@@ -115,6 +115,15 @@ class Handover:
         self.state.finish_task(self.task, SubStatus.FAILED, "")
         self.state.delete_messages(message_ids=[message_id])
         self.store.delete(message_id)
+        self._forget(message_id)
+
+    def _forget(self, message_id: str) -> None:
+        """Flower keeps every finished task, and when it was worked on, for as long as it lives."""
+        if isinstance(self.state, InMemoryNodeState):
+            with self.state.lock_task_store:
+                self.state.task_store.pop(self.task, None)
+            with self.state.lock_time_store:
+                self.state.time_store.pop(message_id, None)
 
     def give_again(self) -> None:
         """To whoever takes it next."""

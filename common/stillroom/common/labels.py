@@ -56,6 +56,9 @@ class MaskLabel(Section):
     classes: Annotated[tuple[Name, ...], Field(min_length=1)]
     min_dice: Annotated[float, Field(gt=0, le=1)] = 0.5
     """A class below this Dice counts as not detected in that case."""
+    smallest_mm: Positive | None = None
+    """Diameter of the smallest structure that has to be found; `study check` then says which stages
+    work on a grid too coarse for it."""
 
 
 class BagLabel(Section):

@@ -26,8 +26,6 @@ SIDES = ("client", "server")
 CYCLONEDX = "cyclonedx-bom==7.5.0"
 """Lists what is in an image; as both Containerfiles say."""
 BUILDER = "hatchling>=1.27"
-TREE = ("common", "client", "server", "deploy")
-FILES = ("pyproject.toml", "constraints.txt", "README.md", "LICENSE")
 DEFAULT_BASE = "docker.io/library/python:3.11-slim-bookworm"
 
 
@@ -121,6 +119,10 @@ def build(
     if list((root / "deploy" / "wheelhouse").glob("*.whl")):
         arguments.append("--network=none")
     where = f"deploy/{side}/Containerfile"
+    if engine.command == "podman":
+        arguments.append(
+            "--layers=false"
+        )  # one copy of torch on its way to the last stage, not two
     engine.run("build", "-q", *arguments, "-f", where, "-t", name, ".", cwd=root)
     return name
 
@@ -143,23 +145,6 @@ def pack(engine: Engine, root: Path, side: str, image: str, out: Path) -> Path:
         tar.add(folder, folder.name)
     shutil.rmtree(folder)
     return made
-
-
-def copy_sources(root: Path, into: Path) -> Path:
-    """What an image is built from, apart from the checkout; wheels are linked, not copied."""
-    quiet = shutil.ignore_patterns("__pycache__")
-    for name in TREE:
-        shutil.copytree(root / name, into / name, ignore=quiet, copy_function=_link)
-    for name in (*FILES, ".dockerignore"):
-        shutil.copyfile(root / name, into / name)
-    return into
-
-
-def _link(source: str, target: str) -> None:
-    if source.endswith(".whl"):
-        Path(target).hardlink_to(source)
-    else:
-        shutil.copy2(source, target)
 
 
 def _sha256(path: Path) -> str:

@@ -98,6 +98,7 @@ def check(
     import tempfile
 
     from stillroom.server.study_drawing import as_svg, as_text
+    from stillroom.server.study_grid import too_coarse
     from stillroom.server.workstation import COLUMNS, exchange_of, prepare
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -117,6 +118,8 @@ def check(
         sizes = {s.name: exchange_of(prepared, s)[1] for s in prepared.study.stage if s.exchanges}
         drawing.write_text(as_svg(prepared.study, sizes), "utf-8")
         console.print(f"drawn in {drawing}")
+    for line in too_coarse(prepared.study):
+        console.print(f"warning: {line}", markup=False)
     console.print(f"{file}: ok, study {prepared.study.study.name}")
 
 

@@ -30,6 +30,9 @@ from stillroom.common.errors import ConfigError
 
 LABEL_MODALITIES: dict[str, LabelFormat] = {"SEG": "seg", "RTSTRUCT": "rtstruct"}
 
+RECEIVING = ".incoming"
+"""Folder in which `data pull` collects a series until it is whole. Not looked into."""
+
 Progress = Callable[[int, int], None]
 """Called with files done and files in total."""
 
@@ -109,7 +112,8 @@ def scan(
 
 def _files(root: Path) -> Iterator[Path]:
     """Regular files; hidden ones are the file system's own, pipes and devices would block."""
-    for folder, _, names in os.walk(root):
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if name != RECEIVING]
         for name in names:
             path = Path(folder, name)
             if not name.startswith(".") and stat.S_ISREG(_mode(path)):

@@ -101,7 +101,7 @@ def check_slices(slices: Sequence[SliceHeader], limits: Limits) -> tuple[Finding
     """Findings against one series; empty when it may be used. Raises nothing."""
     if ending := _readable(slices) or _modality(slices) or _too_large(slices, limits):
         return (ending,)
-    found = [_captured(slices), _localiser(slices), _truncated(slices), _hounsfield(slices)]
+    found = [check_picture(slices), _localiser(slices), _truncated(slices), _hounsfield(slices)]
     if any(not is_placed(header) for header in slices):
         found.append(_finding("STR-410", "A slice lacks position, orientation or pixel size."))
     elif mixed := _mixed(slices):
@@ -189,7 +189,7 @@ def _too_large(slices: Sequence[SliceHeader], limits: Limits) -> Finding | None:
     return check_size((first.columns, first.rows, deep), limits)
 
 
-def _captured(slices: Sequence[SliceHeader]) -> Finding | None:
+def check_picture(slices: Sequence[SliceHeader]) -> Finding | None:
     """4. Pictures and maps, whose values are not the attenuation of tissue."""
     for header in slices:
         is_picture = header.sop_class.startswith(SECONDARY_CAPTURE) or header.conversion != ""

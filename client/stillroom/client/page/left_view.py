@@ -7,7 +7,7 @@ from stillroom.client.page.overview import SiteOverview
 from stillroom.common.encoding import most_bytes
 from stillroom.common.errors import CODES
 from stillroom.common.markup import Child, Html, clock, data_size, join, plural, short, tag
-from stillroom.common.pages.document import facts, section, table
+from stillroom.common.pages.document import NOTHING, facts, section, table
 from stillroom.common.study import PreparedStudy
 
 SHOWN = 30
@@ -78,8 +78,9 @@ def _totals(seen: SiteOverview) -> Html | None:
         return None
     rows = []
     for (study, stage), total in seen.left.stages.items():
-        here = seen.prepared is not None and study == seen.prepared.digest
-        most = _most(seen.prepared, stage) if here and seen.prepared is not None else "—"
+        prepared = seen.prepared
+        here = prepared is not None and study == prepared.digest
+        most = _most(prepared, stage) if prepared is not None and here else NOTHING
         name = stage if here else f"{stage}, of study {study[:8]}"
         rows.append((name, total.files, data_size(total.bytes), most))
     return table(
@@ -89,6 +90,8 @@ def _totals(seen: SiteOverview) -> Html | None:
 
 def _most(prepared: PreparedStudy, stage: str) -> str:
     """What was consented to: no more can leave in all rounds of a stage."""
+    if stage not in prepared.stages:
+        return NOTHING
     one = prepared.study.stage_named(stage)
     size = most_bytes(one.exchange.encoding, prepared.stages[stage].manifest) * one.rounds
     return data_size(size)

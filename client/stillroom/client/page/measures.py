@@ -42,6 +42,9 @@ ANSWERS = Measure(
 REFUSED = Measure(
     "stillroom_client_refused_total", "What the gate stopped, by code.", ("code",), "counter"
 )
+REFUSALS = Measure(
+    "stillroom_client_refusals_total", "The same, of all codes: there from 0 on.", (), "counter"
+)
 LEDGER = Measure("stillroom_client_ledger_entries", "Lines of the ledger whose chain holds.")
 DAMAGED = Measure("stillroom_client_ledger_damaged", "1 when the ledger's chain does not hold.")
 CERTIFICATE = Measure(
@@ -53,7 +56,7 @@ SIZE = Measure("stillroom_client_disk_size_bytes", "Of that disk.")
 
 MEASURES = (
     INFO, ALIVE, CONNECTED, RUNNER, PAUSED, WITNESS, CONSENT, CONTACT, LAST, ROUND, SENT, FILES, ANSWERS,
-    REFUSED, LEDGER, DAMAGED, CERTIFICATE, FREE, SIZE,
+    REFUSED, REFUSALS, LEDGER, DAMAGED, CERTIFICATE, FREE, SIZE,
 )  # fmt: skip
 """All of them, as docs/reference/metrics.md lists them."""
 
@@ -72,6 +75,7 @@ def measures(seen: SiteOverview) -> Values:
         CONTACT: _seconds(None if seen.pulse is None else seen.pulse.last_contact_at),
         LAST: _seconds(None if seen.left.last_sent is None else seen.left.last_sent.time),
         ANSWERS: seen.left.messages,
+        REFUSALS: sum(seen.left.refused.values()),
         LEDGER: seen.left.checked.lines,
         DAMAGED: seen.left.damage is not None,
         CERTIFICATE: None if end is None else (end - seen.at).total_seconds(),

@@ -1,12 +1,12 @@
 """What the operator's side measures. Pure: an overview in, values out."""
 
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib.metadata import version
 
 from stillroom.common.pages.metrics import Measure, Values
 from stillroom.server.page.overview import Overview, RunNow, enrolled
 from stillroom.server.page.run_view import answers
+from stillroom.server.page.words import REASONS
 
 NEWEST = 20
 """Runs that are measured: a server that has had thousands does not tell of them for ever."""
@@ -81,13 +81,19 @@ ANSWERS = Measure(
     ("run", "code"),
     "counter",
 )
+DENIED = Measure(
+    "stillroom_server_run_answers_refused_total",
+    "The same, of all codes: there from 0 on.",
+    ("run",),
+    "counter",
+)
 LOG = Measure("stillroom_server_log_entries", "Entries of the consortium's log.")
 FREE = Measure("stillroom_server_disk_free_bytes", "On the disk of the server's state.")
 SIZE = Measure("stillroom_server_disk_size_bytes", "Of that disk.")
 
 MEASURES = (
     INFO, SERVING, SEEN, SILENT, CERTIFICATE, RECEIVED, SENT, REFUSED, STATE, ROUND, ROUNDS, SECONDS,
-    ASKED, COUNTED, QUORUM, OPEN, ANSWERED, AWAITED, ANSWERS, LOG, FREE, SIZE,
+    ASKED, COUNTED, QUORUM, OPEN, ANSWERED, AWAITED, ANSWERS, DENIED, LOG, FREE, SIZE,
 )  # fmt: skip
 """All of them, as docs/reference/metrics.md lists them."""
 
@@ -102,7 +108,8 @@ def measures(seen: Overview) -> Values:
     found[FREE][()], found[SIZE][()] = float(seen.disk_free), float(seen.disk_size)
     if seen.log_entries is not None:
         found[LOG][()] = float(seen.log_entries)
-    for reason, count in seen.refused.items():
+    # From 0 on: what first appears with its first refusal has not increased, to Prometheus.
+    for reason, count in {**dict.fromkeys(REASONS, 0), **seen.refused}.items():
         found[REFUSED][reason,] = float(count)
     _sites(seen, found)
     for one in seen.runs[-NEWEST:]:
@@ -130,8 +137,10 @@ def _run(one: RunNow, at: float, found: Found) -> None:
     found[OPEN][run,] = max(0.0, at - one.now.since) if one.now.since is not None else 0.0
     found[ANSWERED][run,] = float(len(one.now.answered)) if is_open else 0.0
     found[AWAITED][run,] = float(len(one.now.awaited)) if is_open else 0.0
-    for code, count in _counted(answers(one)):
-        found[ANSWERS][run, code] = count
+    refused = answers(one)
+    found[DENIED][run,] = float(refused.total())
+    for code, count in refused.items():
+        found[ANSWERS][run, code] = float(count)
     for stage, of, record in one.rounds():
         sites: Mapping[str, Mapping[str, object]] = record.get("sites") or {}
         key = (run, stage)
@@ -139,8 +148,3 @@ def _run(one: RunNow, at: float, found: Found) -> None:
         found[SECONDS][key] = float(record.get("seconds") or 0.0)
         found[ASKED][key] = float(len(sites))
         found[COUNTED][key] = float(sum(s.get("status") == "admitted" for s in sites.values()))
-
-
-def _counted(found: Counter[str]) -> Iterator[tuple[str, float]]:
-    for code, count in found.items():
-        yield code, float(count)

@@ -7,7 +7,7 @@ from typing import Any
 from stillroom.common.errors import CODES
 from stillroom.common.markup import Child, Html, data_size, duration, join, listing, plural, tag
 from stillroom.common.pages.curves import chart
-from stillroom.common.pages.document import facts, section, table
+from stillroom.common.pages.document import NOTHING, facts, section, table
 from stillroom.common.pages.participation import exceptions, matrix
 from stillroom.common.pages.reading import (
     Curve,
@@ -90,8 +90,10 @@ def _stages(one: RunNow) -> Html:
                 stage["name"],
                 stage["recipe"],
                 f"{len(records)} of {stage['of']}",
-                duration(sum(float(r.get("seconds") or 0) for r in records)) if records else "—",
-                f"{min(counted)} to {max(counted)}" if counted else "—",
+                duration(sum(float(r.get("seconds") or 0) for r in records))
+                if records
+                else NOTHING,
+                _range(counted),
                 _epsilon(records),
             )
         )
@@ -99,9 +101,16 @@ def _stages(one: RunNow) -> Html:
     return table("Stages of the run", heads, rows, numbers=" rounds time ")
 
 
+def _range(counts: list[int]) -> str:
+    if not counts:
+        return NOTHING
+    least, most = min(counts), max(counts)
+    return str(most) if least == most else f"{least} to {most}"
+
+
 def _epsilon(records: list[Mapping[str, Any]]) -> str:
     spent = records[-1].get("epsilon") if records else None
-    return "—" if spent is None else f"{spent:.2f}"
+    return NOTHING if spent is None else f"{spent:.2f}"
 
 
 def _participation(one: RunNow) -> Html:
