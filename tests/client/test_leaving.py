@@ -18,7 +18,7 @@ from stillroom.client.exchange import ExchangeFolder, RunnerLock
 from stillroom.client.ledger import NAME, Entry, Ledger
 from stillroom.common.consent import Withdrawal
 from stillroom.common.errors import ResourceError
-from stillroom.common.study import PreparedStudy  # noqa: E402
+from stillroom.common.study import PreparedStudy
 
 
 @pytest.fixture(scope="module")

@@ -26,8 +26,8 @@ from place import HOST, Place, enter, names
 from stillroom.client.doctor.checks import CHECKS
 from stillroom.common.checkup import Result, examine
 
-TABLES = ("network_faults", "paper_faults", "house_faults", "pacs_faults", "server_faults")
-NEEDED = ("ip", "nft", "unshare", "mount", "tinyproxy", "faketime")
+TABLES = ("network_faults", "paper_faults", "house_faults", "pacs_faults")
+NEEDED = ("ip", "nft", "unshare", "mount", "tinyproxy", "faketime", "Orthanc")
 
 
 @dataclass(frozen=True)
@@ -132,8 +132,7 @@ def main() -> int:
         return 1
     enter()
     for table in TABLES:
-        with contextlib.suppress(ModuleNotFoundError):
-            __import__(table)
+        __import__(table)
     chosen = [fault for fault in FAULTS if arguments.only in fault.name]
     with tempfile.TemporaryDirectory(prefix="doctor-") as scratch:
         place = Place(Path(scratch) / "consortium")
