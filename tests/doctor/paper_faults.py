@@ -115,7 +115,7 @@ def no_secret(place: Place, config: Path) -> Iterator[None]:
 
 
 def _wait_for_contact(state: Path) -> None:
-    end = time.monotonic() + 60
+    end = time.monotonic() + 240
     while time.monotonic() < end:
         pulse = read_pulse(state)
         if pulse is not None and pulse.connected_at is not None:

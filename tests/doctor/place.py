@@ -221,7 +221,7 @@ def set_toml(path: Path, **changes: Any) -> None:
     path.write_text(tomli_w.dumps(value), "utf-8")
 
 
-def wait_for_port(port: int, process: subprocess.Popen[bytes], seconds: float = 60) -> None:
+def wait_for_port(port: int, process: subprocess.Popen[bytes], seconds: float = 240) -> None:
     """Until somebody listens at loopback.
 
     Raises:

@@ -24,10 +24,6 @@ NOT_IN = {
         "The server does not know this site.",
         "Ask the operator whether this site is enrolled at this very server.",
     ),
-    "unknown": (
-        "The server does not know this site.",
-        "Ask the operator whether this site is enrolled at this very server.",
-    ),
     "other-key": (
         "The server knows this site with another key.",
         "Put back the key and certificate that were enrolled last, or ask for a new invitation.",
