@@ -15,7 +15,7 @@ export STILLROOM_TEST_DATA := $(abspath ../shared/data)
 endif
 endif
 
-.PHONY: help install demo test check format docs bench science chaos boundary proof image field constraints clean
+.PHONY: help install demo test check format docs bench science chaos boundary doctor proof image field constraints clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -76,6 +76,9 @@ chaos: $(STAMP) ## Kill every process at every moment of a round, cut lines, fil
 
 boundary: $(STAMP) ## Try everything at the boundary: handshakes, smuggling, fuzzing
 	@$(BIN)/python -P tests/boundary/run.py
+
+doctor: $(STAMP) ## Inject every fault in turn and see whether the doctor names it; needs root; writes docs/reference/doctor.md
+	@$(BIN)/python -P tests/doctor/matrix.py --page docs/reference/doctor.md
 
 proof: $(STAMP) ## Tamper with a log in every way, and fail every call of a commit
 	@$(BIN)/python -P tests/proof/run.py

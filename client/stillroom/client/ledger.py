@@ -122,8 +122,7 @@ class Ledger:
             ResourceError: STR-507, another process has it; STR-503, the disk failed.
         """
         self.path, self._disk = path, disk or Disk()
-        self.heard: Callable[[Entry], None] = lambda _: None
-        """Told of every line once it is on the disk."""
+        self.heard: Callable[[Entry], None] = lambda _: None  # told of lines that are on the disk
         self.torn: Path | None = None
         self._file = -1
         try:

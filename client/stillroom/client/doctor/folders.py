@@ -1,5 +1,6 @@
 """Folders and disks: whether they are there, who may write in them, and whether they are large enough."""
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -90,7 +91,8 @@ def _work_folder(folder: Path, key: str, *, private: bool) -> Finding:
     except OSError as error:
         return _cannot_write(key, error)
     finally:
-        probe.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
     mode = stat.S_IMODE(folder.stat().st_mode)
     if private and mode & 0o007:
         return warning(

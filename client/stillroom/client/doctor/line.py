@@ -30,6 +30,7 @@ from stillroom.common.versions import HEADER, own_version
 ABOUT = "/v1/stillroom/about"
 PRESENCE = "/v1/stillroom/presence"
 MOST_BYTES = 1 << 14
+ATTEMPTS, AGAIN_S = 6, 0.1
 
 
 @dataclass(slots=True)
@@ -97,7 +98,19 @@ class LineSeen:
 
 
 def look_along(config: SiteConfig, clock: Callable[[], datetime], patience_s: float) -> LineSeen:
-    """Walk as far as it goes."""
+    """Walk as far as it goes.
+
+    The edge cuts connections of who is out, sometimes before it has told why: then once more.
+    """
+    for _ in range(ATTEMPTS - 1):
+        seen = _walk(config, clock, patience_s)
+        if not seen.ours or seen.status is not None:
+            return seen
+        time.sleep(AGAIN_S)
+    return _walk(config, clock, patience_s)
+
+
+def _walk(config: SiteConfig, clock: Callable[[], datetime], patience_s: float) -> LineSeen:
     where = urlsplit(f"//{config.server}")
     seen = LineSeen(str(where.hostname), where.port or 443)
     try:

@@ -13,16 +13,14 @@ SKEW_WARN_S, SKEW_MOST_S = 30.0, 240.0
 """Flower refuses a request whose timestamp is more than five minutes old, the wait for it included."""
 ELSEWHERE_S = 90.0
 """A courier that was heard within this time and is not here is somewhere else."""
+OURS_S = 30.0
+"""A courier that beat here so shortly before the server last heard one is that one."""
 NOT_IN = {
     "revoked": (
         "This site was revoked.",
         "Ask the operator why; joining again needs an invitation.",
     ),
     "not-enrolled": (
-        "The server does not know this site.",
-        "Ask the operator whether this site is enrolled at this very server.",
-    ),
-    "unknown": (
         "The server does not know this site.",
         "Ask the operator whether this site is enrolled at this very server.",
     ),
@@ -203,8 +201,9 @@ def admission(seen: LineSeen) -> Finding:
     """What the server says to this site."""
     if seen.status is None:
         return failed(
-            f"The server ended the connection without an answer ({seen.answer_error}).",
-            "Ask the operator what the server's log says about this site's last connection.",
+            "The server cuts the connection without an answer, as it does with a site that was "
+            "revoked, is not enrolled, or is known with another key.",
+            "Ask the operator what `site list` and the server's log say about this site.",
             "STR-206",
             told="no answer",
         )
@@ -255,8 +254,11 @@ def elsewhere(exam: Examination) -> Finding:
     heard = seen.presence.get("courier_s")
     if not isinstance(heard, int | float) or heard > ELSEWHERE_S:
         return ok("The server hears no other courier of this site.", told="none")
-    if exam.pulse is not None and exam.pulse.beats(exam.now):
-        return ok("The server hears this site's courier.", told="ours")
+    if (
+        exam.pulse is not None
+        and (exam.now - exam.pulse.written_at).total_seconds() < heard + OURS_S
+    ):
+        return ok("The server heard the courier that runs, or ran, here.", told="ours")
     return failed(
         f"The server heard a courier with this site's identity {heard:.0f} s ago, and none runs "
         "here: the same keys are used on another machine.",

@@ -1,14 +1,21 @@
-"""The PACS, where site.toml names one."""
+"""The PACS, where site.toml names one: whether it answers to this site."""
 
 from stillroom.client.doctor.examination import Examination
-from stillroom.common.checkup import Check, Finding, skipped
+from stillroom.common.checkup import Check, Finding, failed, ok, skipped
 
 
 def pacs(exam: Examination) -> Finding:
-    """Whether it answers."""
-    if getattr(exam.config, "pacs", None) is None:
+    """C-ECHO, or a QIDO-RS search for one study."""
+    if exam.config.pacs is None:
         return skipped("no [pacs] in site.toml")
-    return skipped("this release does not look at it")
+    from stillroom.client.pacs.opening import check_pacs  # noqa: PLC0415  # DICOM libraries
+
+    found = check_pacs(exam.config)
+    if found is None:
+        return skipped("no [pacs] in site.toml")
+    if found.reachable:
+        return ok(found.what, told="answers")
+    return failed(found.what, found.fix, found.code, told="does not answer to this site")
 
 
-CHECKS: tuple[Check[Examination], ...] = (Check("PACS", pacs, ("site.toml",), part="runner"),)
+CHECKS: tuple[Check[Examination], ...] = (Check("PACS", pacs, ("site.toml",), part="pacs"),)

@@ -1,5 +1,6 @@
 """State folder, disk, clock and ports of the server's machine."""
 
+import contextlib
 import ctypes
 import errno
 import hashlib
@@ -43,7 +44,8 @@ def state(exam: Examination) -> Finding:
             told=why,
         )
     finally:
-        probe.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
     return ok(f"{folder} can be written.", told="writable")
 
 

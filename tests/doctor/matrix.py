@@ -1,0 +1,163 @@
+"""The doctor matrix: every fault injected in turn, and whether the doctor names it.
+
+``python -P tests/doctor/matrix.py`` (``make doctor``) writes docs/reference/doctor.md and ends with
+``doctor: K/N faults named``. Needs root for namespaces, and nft, tinyproxy and faketime.
+"""
+
+import argparse
+import contextlib
+import io
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from faults import FAULTS, Fault
+from page import write_page
+from place import HOST, Place, enter, names
+
+from stillroom.client.doctor.checks import CHECKS
+from stillroom.common.checkup import Result, examine
+
+TABLES = ("network_faults", "paper_faults", "house_faults", "pacs_faults")
+NEEDED = ("ip", "nft", "unshare", "mount", "tinyproxy", "faketime", "Orthanc")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A fault and what became of it.
+
+    Attributes:
+        fault: What was injected.
+        named: Whether the right check said so, and no wrong one.
+        said: What it saw.
+        wrong: Checks that failed without reason, or what else went wrong.
+        seconds: How long the doctor looked.
+    """
+
+    fault: Fault
+    named: bool
+    said: str
+    wrong: str
+    seconds: float
+
+
+def judge(fault: Fault, results: Sequence[Result]) -> tuple[bool, str, str]:
+    """Whether a fault was named; what was said; what was wrong with it. Pure."""
+    by_name = {r.name: r.finding for r in results}
+    found = by_name[fault.check]
+    said = f"{found.saw} {found.do}"
+    failed = [r.name for r in results if r.finding.outcome == "failed"]
+    crashed = [r.name for r in results if r.finding.code == "STR-505"]
+    expected = {fault.check, *fault.also} if fault.outcome == "failed" else set(fault.also)
+    wrong = sorted(set(failed) - expected)
+    first = failed[0] if failed else fault.check
+    problems = [
+        *(f"{name} crashed" for name in crashed),
+        *(f"{name} failed without reason" for name in wrong),
+    ]
+    if found.outcome != fault.outcome or found.code != fault.code:
+        problems.append(f"{fault.check}: {found.outcome} {found.code}: {found.saw}")
+    if fault.outcome == "failed" and first not in expected:
+        problems.append(f"begins with {first}")
+    problems += [f"does not say {w!r}" for w in fault.words if w.lower() not in said.lower()]
+    return not problems, found.saw, "; ".join(problems)
+
+
+def try_fault(place: Place, fault: Fault) -> Row:
+    """Inject one, ask the doctor, take it away."""
+    screen = io.StringIO()
+    try:
+        with place.hospital() as config, fault.inject(place, config) as exam:
+            began = time.monotonic()
+            with contextlib.redirect_stderr(screen):
+                results = examine(CHECKS, exam)
+            took = time.monotonic() - began
+    except Exception as error:  # noqa: BLE001  # whatever it is, the other faults are worth trying
+        return Row(fault, False, "", f"not injected: {type(error).__name__}: {error}", 0.0)
+    named, said, wrong = judge(fault, results)
+    if "Traceback" in screen.getvalue():
+        named, wrong = False, f"{wrong}; a traceback"
+    return Row(fault, named, said, wrong, took)
+
+
+def healthy(place: Place) -> list[str]:
+    """What the doctor finds wrong where nothing is: the names of checks."""
+    with place.hospital() as config, place.serving():
+        from stillroom.client.doctor.examination import Examination
+
+        results = examine(CHECKS, Examination(config))
+    return [f"{r.name}: {r.finding.saw}" for r in results if r.finding.outcome == "failed"]
+
+
+def by_command(place: Place) -> str:
+    """The command itself, an hour ahead by ``faketime``: its exit status and last line."""
+    with place.hospital() as config, place.serving():
+        command = ["-m", "stillroom.client.cli", "doctor", "--config", str(config)]
+        done = subprocess.run(
+            ["faketime", "-f", "+1h", sys.executable, "-P", *command],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+    if "Traceback" in done.stdout + done.stderr:
+        return "a traceback"
+    last = done.stdout.strip().splitlines()[-1] if done.stdout.strip() else done.stderr[-200:]
+    return f"exit status {done.returncode}, {last}"
+
+
+def say(line: str) -> None:
+    """Show it now: whoever waits wants to see it go on."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+def main() -> int:
+    """Try them all, or those whose name has ``--only`` in it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default="")
+    parser.add_argument("--page", type=Path, help="Where the page goes; not with --only.")
+    arguments = parser.parse_args()
+    absent = [tool for tool in NEEDED if shutil.which(tool) is None]
+    if absent or os.geteuid() != 0:
+        say(f"doctor: needs root and {', '.join(absent) or 'nothing more'}")
+        return 1
+    enter()
+    for table in TABLES:
+        __import__(table)
+    chosen = [fault for fault in FAULTS if arguments.only in fault.name]
+    with tempfile.TemporaryDirectory(prefix="doctor-") as scratch:
+        place = Place(Path(scratch) / "consortium")
+        hosts = names({"localhost": "127.0.0.1", HOST: "127.0.0.1"})
+        with hosts, contextlib.closing(place):
+            place.found()
+            alarms = [] if arguments.only else healthy(place)
+            rows = []
+            for fault in chosen:
+                row = try_fault(place, fault)
+                rows.append(row)
+                word = "named " if row.named else "MISSED"
+                say(f"{word} {fault.name}: {row.said} {row.wrong}")
+            command = "" if arguments.only else by_command(place)
+    for alarm in alarms:
+        say(f"FALSE ALARM {alarm}")
+    if command:
+        say(f"faketime +1h: {command}")
+    if not arguments.only and arguments.page is not None:
+        write_page(arguments.page, rows, alarms, command)
+    named = sum(row.named for row in rows)
+    say(f"doctor: {named}/{len(rows)} faults named")
+    good = named >= 0.95 * len(rows) and not alarms and "traceback" not in command
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
