@@ -90,6 +90,8 @@ def page(
 
 def _worth(seeds: int) -> str:
     """What the interval of so many seeds is worth."""
+    if not seeds:
+        return "Not every family was run."
     return (
         f"{seeds} seeds: their smallest and largest ratio hold the median of all seeds in "
         f"{confidence(seeds):.0%} of runs. With three, the interval is no more than that span, and "

@@ -159,31 +159,50 @@ QUESTIONS = (
     ),
     Question(
         "context",
-        "Why the adapted student stays behind its teacher",
-        ("C2",),
-        "AUC of the same classifier on frozen extractors, with twice the test patients of the arms above; "
-        "`ratio` is to the trained teacher.",
+        "Why the claims about bags are not decided by calcium, and what decides them",
+        ("C1", "C2"),
+        "The same stages and steps on another question, whose answer lies in many voxels: is the left "
+        "ventricle dilated? Twice the test patients of the arms above.",
         (
             Reason(
-                "What the teacher has over the student it had before its training: untrained, it does "
-                "better than the untrained student",
-                "ratio",
-                "teacher, untrained",
-                "student, untrained",
-                LEAST,
+                "Calcium is to be seen on this grid: the brightest voxel tells more than chance",
+                "AUC",
+                "calcium: the brightest voxel",
+                "chance, in one of twenty draws",
+            ),
+            Reason(
+                "The question was too hard, and not the extractors at fault: asked for a dilated "
+                "ventricle, the teacher tells more than chance",
+                "AUC",
+                "dilated: teacher",
+                "chance, in one of twenty draws",
+            ),
+            Reason(
+                "C1 holds there: one epoch is better than none",
+                "AUC",
+                "dilated: student, 1 epoch",
+                "dilated: student, untrained",
+            ),
+            Reason(
+                "C2 holds there: after one epoch the student is not more than 3 % behind its teacher",
+                "over the teacher",
+                "dilated: student, 1 epoch",
+                "dilated: teacher",
+                -0.03,
             ),
             Reason(
                 "One epoch is too short: eight do better",
-                "ratio",
-                "student, 8 epochs",
-                "student, 1 epoch",
+                "AUC",
+                "dilated: student, 8 epochs",
+                "dilated: student, 1 epoch",
                 LEAST,
             ),
             Reason(
-                "The student is too narrow: twice as wide, it does better after the one epoch",
-                "ratio",
-                "wider student, 1 epoch",
-                "student, 1 epoch",
+                "What the teacher has over the student is its network and not its training: untrained, it "
+                "does better than the untrained student",
+                "AUC",
+                "dilated: teacher, untrained",
+                "dilated: student, untrained",
                 LEAST,
             ),
         ),
