@@ -101,7 +101,7 @@ def test_the_log_names_what_each_stage_took(out: Path) -> None:
 
 @pytest.mark.slow
 def test_every_recipe_over_mutual_tls(rehearsed: Rehearse, out: Path) -> None:
-    """As processes with certificates: nobody is refused or fails, and every model is the same, bit for bit."""
+    """With certificates: nobody is refused or fails, and every model is the same, bit for bit."""
     found, alone = summary(rehearsed()), summary(out)
 
     assert found["tls_version"] == "TLSv1.3"

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import charts  # beside this file, which is no package
 from charts import Words
-from gates import CLAIMS, FAMILIES, POINTS, SCANS, Claim
+from gates import CLAIMS, FAMILIES, KEPT, POINTS, SCANS, Claim
 from verdicts import COLLAPSED, FEWEST, LEVEL, Verdict, chance, confidence, judge, together
 from why_questions import section
 
@@ -90,6 +90,8 @@ def page(
 
 def _worth(seeds: int) -> str:
     """What the interval of so many seeds is worth."""
+    if not seeds:
+        return "Not every family was run."
     return (
         f"{seeds} seeds: their smallest and largest ratio hold the median of all seeds in "
         f"{confidence(seeds):.0%} of runs. With three, the interval is no more than that span, and "
@@ -212,10 +214,15 @@ def _ratio(claim: Claim, name: str, found: Mapping[str, Any]) -> float:
         sites = found["curves"]["sites"]
         ours, pooled = (sites[arm]["unseen"]["error_mm"] for arm in ("student", "student, pooled"))
         return float(pooled / ours)
-    if name in claim.areas:
-        scores = {one["arm"]: one["score"] for one in found["scores"]}
-        if max(scores[arm] for arm in claim.areas[name]) < chance(SCANS):
-            return math.nan
+    scores = {one["arm"]: one["score"] for one in found["scores"] if one["score"] is not None}
+    if name == KEPT:
+        ours, full = (
+            scores[f"{arm}, unseen"] / max(scores[f"{arm}, seen"], 1e-6)
+            for arm in ("MoVL", "full fine-tuning")
+        )
+        return float(ours / max(full, 1e-6))
+    if name in claim.areas and max(scores[arm] for arm in claim.areas[name]) < chance(SCANS):
+        return math.nan
     return float(found["ratios"][name])
 
 

@@ -130,7 +130,12 @@ def prompt(rng: np.random.Generator, _: float) -> dict[str, Any]:
         for site in ("north", "river", "harbour", "summit")
     }
     ratios = {"V1": 0.8, "V2": 0.7, "V3 seen": 1.02, "V3 unseen": 1.0, "V bytes": 0.016}
-    scores = [row(arm, 0.5, "Dice", size) for arm, size in sent.items()]
+    places = {"seen": 0.6, "unseen": 0.5}
+    scores = [
+        row(f"{arm}, {place}", score, "Dice", size)
+        for arm, size in sent.items()
+        for place, score in places.items()
+    ]
     curves = {"cost": cost, "left out": left_out}
     return {
         "ratios": {n: near(rng, r) for n, r in ratios.items()},
@@ -159,6 +164,7 @@ def test_every_claim_is_on_the_page(page: ModuleType) -> None:
     assert all(f"**{name}**" in text for name in verdicts)
     assert text.count("How it was made.") == len(MADE)
     assert "F4 points, pooled over federated" in text
+    assert "V kept at the unseen hospital, MoVL over full | 1.000 |" in text
 
 
 def test_areas_at_chance_pass_nothing(page: ModuleType) -> None:
