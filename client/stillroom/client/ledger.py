@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Literal, Self
 
@@ -262,9 +263,7 @@ def read_on(stream: BinaryIO, after: Checked) -> Iterator[tuple[Line, Checked]]:
     """Whole lines behind what was checked, each with what is then known; raises as ``check`` does."""
     stream.seek(after.size)
     count, head, size = after.lines, after.head, after.size
-    for raw in _raw_lines(stream):
-        if not raw.endswith(b"\n"):
-            return
+    for raw in takewhile(lambda raw: raw.endswith(b"\n"), _raw_lines(stream)):
         line = _parse(raw[:-1], count)
         if line.prev != head or line.sequence != count:
             raise damaged(count)
