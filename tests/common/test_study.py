@@ -1,6 +1,7 @@
 """The study file: what is wrong is said by key, with a code, before anything runs."""
 
 import copy
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from stillroom.common.canonical import digest
 from stillroom.common.errors import ConfigError, TrustError
 from stillroom.common.manifest import Manifest, TensorSpec
 from stillroom.common.study import PreparedStage, PreparedStudy, Study
@@ -243,11 +245,37 @@ def prepared_dir(tmp_path: Path) -> Path:
     """A prepared study with one stage that exchanges one tensor."""
     weights = {"w": np.ones(2, np.float32)}
     manifest = Manifest(tensors=(TensorSpec(name="w", shape=(2,), dtype="float32", group="g"),))
-    digest = write_weights(tmp_path / "weights", weights)
-    stage = PreparedStage(initial_sha256=digest, manifest=manifest)
+    initial = write_weights(tmp_path / "weights", weights)
+    stage = PreparedStage(initial_sha256=initial, manifest=manifest)
     prepared = PreparedStudy(study=Study.parse(GOOD), stages={"teach": stage})
     (tmp_path / "study.json").write_text(prepared.model_dump_json(), "utf-8")
     return tmp_path
+
+
+def test_a_key_of_a_later_release_changes_no_name(prepared_dir: Path) -> None:
+    """A study that was prepared before there was a key is the same study; one that has it is not."""
+    path = prepared_dir / "study.json"
+    written = json.loads(path.read_bytes())
+    earlier = copy.deepcopy(written)
+    del earlier["study"]["study"]["retain_updates"]
+    path.write_text(json.dumps(earlier, indent=3), "utf-8")
+
+    found = PreparedStudy.load(prepared_dir)
+    assert found.study.study.retain_updates == "none"
+    assert found.digest == digest(earlier) != digest(written)
+    assert found.model_copy().digest == digest(written), "a copy is a study of this release"
+
+
+def test_a_key_that_this_release_does_not_know_is_refused(prepared_dir: Path) -> None:
+    """What was signed is never ignored."""
+    path = prepared_dir / "study.json"
+    written = json.loads(path.read_bytes())
+    written["study"]["study"]["later"] = 1
+    path.write_text(json.dumps(written), "utf-8")
+
+    with pytest.raises(TrustError) as caught:
+        PreparedStudy.load(prepared_dir)
+    assert caught.value.code == "STR-204"
 
 
 def test_prepared_study_keeps_its_digest(prepared_dir: Path) -> None:

@@ -10,7 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import (
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 from typing_extensions import override
 
 from stillroom.common.accounting import exact_delta
@@ -214,9 +220,21 @@ class PreparedStudy(Section):
     def digest(self) -> str:
         """SHA-256 of the canonical JSON: the study's name in every message and log entry.
 
+        Of one that was read: of the keys that were written, whatever keys this release has besides.
         Asked a dozen times for every task, and milliseconds of work for a large model.
         """
         return digest(self.model_dump(mode="json"))
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _keep_its_name(
+        cls, value: Any, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo
+    ) -> Self:
+        """A prepared study keeps its digest when a later release knows more keys (ADR 0031)."""
+        made = handler(value)
+        if info.mode == "json":
+            made.__dict__["digest"] = digest(value)
+        return made
 
     @override
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
