@@ -162,7 +162,7 @@ def test_report(world: World, tmp_path: Path) -> None:
         "Participation",
         "Timeline",
         "A result from a subset of the sites",
-        "24 of 167 rounds.",
+        "in 24 of 167 rounds a site that was expected did not count.",
         "What left each site",
         "Which models were scored",
         "Every answer that did not count",
