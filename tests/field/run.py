@@ -32,6 +32,8 @@ from net import PROXY, SERVER, Network  # noqa: E402
 from places import ROOT, Place, tinyproxy  # noqa: E402
 
 PAGE = ROOT / "docs" / "reference" / "field.md"
+LEFT = ("scans", "study", "release", "yesterday", "server-yesterday")
+"""What an earlier run with the same scratch folder left; its images are used again."""
 USER, PASSWORD = "hospital", "sesame"
 """Of a proxy that lives for minutes."""
 
@@ -50,6 +52,8 @@ def play(scratch: Path, stack: ExitStack, checks: Checks) -> page.Costs:
     stack.callback(network.down)
     stack.callback(podman.close)
     network.up()
+    for name in LEFT:
+        shutil.rmtree(scratch / name, ignore_errors=True)
     sites = story.patients(scratch)
     operator = Place("srv", "server", scratch / "place-srv", images["server"], podman, network)
     hospitals = [
@@ -116,7 +120,6 @@ def changed(
 ) -> None:
     """Upgrade, backup, restore, in the middle of the study."""
     north, river, _ = hospitals
-    shutil.rmtree(scratch / "yesterday", ignore_errors=True)
     backup = changes.Backup(river, scratch / "yesterday")
     river.down("courier", "runner")
     backup.take()
@@ -125,7 +128,6 @@ def changed(
     changes.upgrade(north, operator, images["next"], checks)
     story.wait(lambda: story.rounds_done(operator) >= done + 2, 300)
     copy = scratch / "server-yesterday"
-    shutil.rmtree(copy, ignore_errors=True)
     changes.copy_all(operator.folder, copy)
     changes.restore_site(backup, operator, checks)
 
