@@ -31,6 +31,8 @@ from checks import Checks  # noqa: E402
 from net import PROXY, SERVER, Network  # noqa: E402
 from places import ROOT, Place, tinyproxy  # noqa: E402
 
+from stillroom.deploy.phantom.consortium import Site  # noqa: E402
+
 PAGE = ROOT / "docs" / "reference" / "field.md"
 LEFT = ("scans", "study", "release", "yesterday", "server-yesterday")
 """What an earlier run with the same scratch folder left; its images are used again."""
@@ -146,7 +148,7 @@ def first_round(
     scratch: Path,
     operator: Place,
     hospitals: list[Place],
-    sites: dict[str, story.Site],
+    sites: dict[str, Site],
     checks: Checks,
     *,
     images_s: float,
