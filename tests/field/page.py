@@ -42,10 +42,12 @@ thinks is in its minutes and not in ours: compare the steps, not the seconds.
 
 ## Not tried, not counted
 
-- `podman load` is counted as a command and not run: the images lay in the machine's storage. Seconds hold neither loading nor building
-  images; NVFlare's hold 80 s of installing.
-- Compose files are translated to `podman run`, key by key; Compose itself, podman-compose, quadlets and Docker's engine were not run.
-- The study comes to a hospital as a copy in this machine, and its labels' section in `site.toml` is written by the run.
+- `podman load` is counted as a command and not run: the images lay in the machine's storage. Seconds
+  hold neither loading nor building images; NVFlare's hold 80 s of installing.
+- Compose files are translated to `podman run`, key by key; Compose itself, podman-compose, quadlets and
+  Docker's engine were not run.
+- The study comes to a hospital as a copy in this machine, and its labels' section in `site.toml` is
+  written by the run.
 - Ctrl-C in the middle of the run: that it leaves nothing behind is no check here.
 
 ## What was tried
