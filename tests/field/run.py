@@ -31,7 +31,11 @@ from checks import Checks  # noqa: E402
 from net import PROXY, SERVER, Network  # noqa: E402
 from places import ROOT, Place, tinyproxy  # noqa: E402
 
+from stillroom.deploy.phantom.consortium import Site  # noqa: E402
+
 PAGE = ROOT / "docs" / "reference" / "field.md"
+LEFT = ("scans", "study", "release", "yesterday", "server-yesterday")
+"""What an earlier run with the same scratch folder left; its images are used again."""
 USER, PASSWORD = "hospital", "sesame"
 """Of a proxy that lives for minutes."""
 
@@ -50,6 +54,8 @@ def play(scratch: Path, stack: ExitStack, checks: Checks) -> page.Costs:
     stack.callback(network.down)
     stack.callback(podman.close)
     network.up()
+    for name in LEFT:
+        shutil.rmtree(scratch / name, ignore_errors=True)
     sites = story.patients(scratch)
     operator = Place("srv", "server", scratch / "place-srv", images["server"], podman, network)
     hospitals = [
@@ -78,16 +84,44 @@ def play(scratch: Path, stack: ExitStack, checks: Checks) -> page.Costs:
     stack.callback(archive.terminate)
     checks.note("namespaces, firewalls, a proxy, a PACS and phantom patients are there")
     costs = first_round(scratch, operator, hospitals, sites, checks, images_s=built)
-    # 3. What the containers may do, while they work.
-    north, river, harbour = hospitals
+    checks.part("containers asked while they work", partial(asked, hospitals, checks))
+    copy = scratch / "server-yesterday"
+    checks.part(
+        "upgrade, backup and restore",
+        partial(changed, scratch, operator, hospitals, images, checks),
+    )
+    checks.part("the release", partial(released, scratch, operator, hospitals, checks))
+    checks.part(
+        "a client of another release", partial(changes.other_release, hospitals[2], scratch, checks)
+    )
+    checks.part(
+        "an old copy of the server",
+        partial(changes.restore_server, operator, hospitals, copy, checks),
+    )
+    return costs
+
+
+def asked(hospitals: list[Place], checks: Checks) -> None:
+    """What the containers may do, while they work."""
     for hospital in hospitals:
         isolation.hardened(hospital, checks)
         isolation.runner_alone(hospital, checks)
         isolation.doctor(hospital, checks)
+    north, river, harbour = hospitals
     for hospital in (north, river):
         isolation.courier_alone(hospital, checks, 443, SERVER)
     isolation.courier_alone(harbour, checks, 8888, PROXY)
-    # 4. Upgrade, backup, restore.
+
+
+def changed(
+    scratch: Path,
+    operator: Place,
+    hospitals: list[Place],
+    images: dict[str, str],
+    checks: Checks,
+) -> None:
+    """Upgrade, backup, restore, in the middle of the study."""
+    north, river, _ = hospitals
     backup = changes.Backup(river, scratch / "yesterday")
     river.down("courier", "runner")
     backup.take()
@@ -96,26 +130,25 @@ def play(scratch: Path, stack: ExitStack, checks: Checks) -> page.Costs:
     changes.upgrade(north, operator, images["next"], checks)
     story.wait(lambda: story.rounds_done(operator) >= done + 2, 300)
     copy = scratch / "server-yesterday"
-    shutil.rmtree(copy, ignore_errors=True)
     changes.copy_all(operator.folder, copy)
     changes.restore_site(backup, operator, checks)
-    # 5. To the release.
-    story.wait(lambda: story.result(operator) is not None, 900)
+
+
+def released(scratch: Path, operator: Place, hospitals: list[Place], checks: Checks) -> None:
+    """The study to its end and its release."""
+    story.wait(lambda: story.result(operator) is not None, 480)
     ended = story.result(operator) or {}
     checks.hold("the study ran to its end", ended.get("status"), want="completed")
     changes.counted_once(operator, hospitals, checks)
     story.release(operator, scratch / "study", scratch, checks)
     story.ledgers(hospitals, checks)
-    changes.other_release(harbour, scratch, checks)
-    changes.restore_server(operator, hospitals, copy, checks)
-    return costs
 
 
 def first_round(
     scratch: Path,
     operator: Place,
     hospitals: list[Place],
-    sites: dict[str, story.Site],
+    sites: dict[str, Site],
     checks: Checks,
     *,
     images_s: float,

@@ -20,7 +20,10 @@ from stillroom.deploy.phantom.consortium import Site, SiteSpec, make_consortium
 
 TOML = ["--config", "/consortium/server.toml"]
 SITE = ["--config", "/stillroom/site.toml"]
-ROUNDS = 10
+ROUNDS = 50
+"""So many that the study goes on while containers are asked, upgraded and restored."""
+DUE = {"teach": 2, "label": 1, "student": ROUNDS}
+"""Rounds of each stage."""
 STUDY: dict[str, Any] = {
     "study": {
         "name": "field",
