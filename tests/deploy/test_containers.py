@@ -1,6 +1,9 @@
 """The files that hospitals and operators install: hardened as promised, and naming what exists."""
 
+import os
 import re
+import shutil
+import subprocess
 from configparser import ConfigParser
 from pathlib import Path
 from typing import Any
@@ -170,3 +173,26 @@ def test_the_program_that_lists_is_the_one_that_is_fetched() -> None:
 
     for path in CONTAINERFILES:
         assert f'ARG CYCLONEDX="{CYCLONEDX}"' in path.read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ("client/compose.yaml",),
+        ("client/compose.yaml", "client/compose.gpu.yaml"),
+        ("server/compose.yaml",),
+    ],
+    ids=["client", "client with a GPU", "server"],
+)
+def test_compose_v1_accepts_the_files(files: tuple[str, ...]) -> None:
+    """Debian's docker-compose, the last of the first kind, reads them as valid."""
+    program = shutil.which("docker-compose")
+    if program is None:
+        assert not os.environ.get("CI"), "docker-compose is missing: see .ci/run"
+        pytest.skip("docker-compose is not installed")
+    named = [word for file in files for word in ("-f", str(DEPLOY / file))]
+    done = subprocess.run(
+        [program, *named, "config", "-q"], capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
