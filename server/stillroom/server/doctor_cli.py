@@ -1,10 +1,11 @@
 """``stillroom-server doctor``: what is wrong with this server, and what to do about it."""
 
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from stillroom.common.versions import own_version
 
 
 def doctor(
@@ -25,6 +26,6 @@ def doctor(
     results = examine(CHECKS, Examination(config))
     show(results, as_json=json_)
     if report is not None:
-        write_report(report, results, program=f"stillroom-server {version('stillroom')} doctor")
+        write_report(report, results, program=f"stillroom-server {own_version()} doctor")
         typer.echo(f"report without names in {report}", err=True)
     raise typer.Exit(worst(results))

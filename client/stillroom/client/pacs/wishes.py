@@ -43,11 +43,6 @@ class Wish:
     study: Mapping[str, str]
     series: Mapping[str, str]
 
-    @property
-    def is_exact(self) -> bool:
-        """Whether it names one study, so that nothing but it may come back."""
-        return bool({"AccessionNumber", "StudyInstanceUID"} & set(self.study))
-
 
 def of_accessions(path: Path) -> list[Wish]:
     """One accession number a line; empty lines and lines that begin with ``#`` are skipped.

@@ -1,11 +1,11 @@
 """What the site's side measures. Pure: an overview in, values out. No count of cases, no score."""
 
 from datetime import datetime
-from importlib.metadata import version
 
 from stillroom.client.page.checks import has_runner, is_alive, is_connected
 from stillroom.client.page.overview import SiteOverview
 from stillroom.common.pages.metrics import Measure, Values
+from stillroom.common.versions import own_version
 
 INFO = Measure(
     "stillroom_client_info", "1, with site and version of stillroom.", ("site", "version")
@@ -85,7 +85,7 @@ def measures(seen: SiteOverview) -> Values:
     for measure, value in plain.items():
         if value is not None:
             found[measure][()] = float(value)
-    found[INFO][seen.site, version("stillroom")] = 1.0
+    found[INFO][seen.site, str(own_version())] = 1.0
     for code, count in seen.left.refused.items():
         found[REFUSED][code,] = float(count)
     present = None if seen.prepared is None else seen.prepared.digest

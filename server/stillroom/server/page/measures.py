@@ -1,9 +1,9 @@
 """What the operator's side measures. Pure: an overview in, values out."""
 
 from collections.abc import Mapping
-from importlib.metadata import version
 
 from stillroom.common.pages.metrics import Measure, Values
+from stillroom.common.versions import own_version
 from stillroom.server.page.overview import Overview, RunNow, enrolled
 from stillroom.server.page.run_view import answers
 from stillroom.server.page.words import REASONS
@@ -103,7 +103,7 @@ Found = dict[Measure, dict[tuple[str, ...], float]]
 def measures(seen: Overview) -> Values:
     """Every measure with its values."""
     found: Found = {measure: {} for measure in MEASURES}
-    found[INFO][version("stillroom"),] = 1
+    found[INFO][str(own_version()),] = 1
     found[SERVING][()] = float(seen.is_serving)
     found[FREE][()], found[SIZE][()] = float(seen.disk_free), float(seen.disk_size)
     if seen.log_entries is not None:
