@@ -8,6 +8,7 @@ own code may have changed meanwhile, which is for whoever resumes to know.
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -105,6 +106,8 @@ def run_all(
     waiting = [job for job in jobs if job.result(folder) is None]
     running: list[Running] = []
     failed: list[Job] = []
+    # Told to end, it ends its processes too, as after Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         while waiting or running:
             if end is not None and time.monotonic() > end:

@@ -16,6 +16,7 @@ from torch.nn.functional import layer_norm
 from typing_extensions import override
 
 from stillroom.common.errors import ConfigError
+from stillroom.common.nn.lone_patch import quick_on_lone_patches
 from stillroom.common.nn.pocket import PocketUnet, least_side
 from stillroom.common.nn.trunk import Features, Student, widths
 from stillroom.common.study import Model, Study
@@ -57,6 +58,7 @@ class LightSwin(Student):
         self.decoder = nn.ModuleDict(
             {"up2": _up(4 * f, 2 * f), "up1": _up(2 * f, f), "up0": _up(f, half)}
         )
+        quick_on_lone_patches(self)
 
     @override
     def features(self, x: Tensor) -> Features:
@@ -109,6 +111,7 @@ class SwinStudent(Student):
         self.decoder = nn.ModuleDict(
             {f"up{level - 1}": getattr(net, f"decoder{level}") for level in (5, 4, 3, 2, 1)}
         )
+        quick_on_lone_patches(self)
 
     @override
     def features(self, x: Tensor) -> Features:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from stillroom.common.errors import ConfigError
+from stillroom.common.nn.lone_patch import quick_on_lone_patches
 from stillroom.common.nn.pocket import SliceTeacher, least_side
 from stillroom.common.nn.trunk import Features, widths
 from stillroom.common.study import Study
@@ -62,6 +63,7 @@ class Teacher(nn.Module):
             deep_supr_num=DEEP_SCALES if self.deep else 1,
         )
         self.reconstruction = nn.Conv3d(channels[0], restores, 1) if restores else None
+        quick_on_lone_patches(self)
 
     def features(self, x: Tensor) -> Features:
         """Maps inside the network for ``x`` ``(B, Cin, D, H, W)``."""
