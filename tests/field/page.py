@@ -49,7 +49,7 @@ thinks is in its minutes and not in ours: compare the steps, not the seconds.
   Docker's engine were not run.
 - The study comes to a hospital as a copy in this machine, and its labels' section in `site.toml` is
   written by the run.
-- Ctrl-C in the middle of the run: that it leaves nothing behind is no check here.
+- Ctrl-C in the middle of the run is tried by hand; that it ends in one line and writes no page, by a test.
 
 ## What was tried
 

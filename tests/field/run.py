@@ -211,19 +211,40 @@ def main() -> int:
     scratch = (given.scratch or Path(tempfile.mkdtemp(prefix="stillroom-field-"))).resolve()
     scratch.mkdir(parents=True, exist_ok=True)
     checks = Checks(say=say)
-    costs = None
     try:
-        with ExitStack() as stack:
-            costs = play(scratch, stack, checks)
-    except Exception as error:  # noqa: BLE001  # told as a check that failed, after cleaning up
-        checks.hold("everything was tried", f"{type(error).__name__}: {error}")
-    finally:
-        if not given.keep:
-            clear(scratch)
+        costs = attempt(scratch, checks, keep=given.keep)
+    except KeyboardInterrupt:
+        left = f"all but images and logs in {scratch}" if given.keep else "all that it had made"
+        say(f"field: Ctrl-C after {len(checks.lines)} checks; removed {left}; no page written")
+        return 130
     if costs is not None and not given.no_page:
         page.write(PAGE, checks, costs)
     say(checks.summary())
     return 0 if checks.lines and checks.passed == len(checks.lines) else 1
+
+
+def attempt(scratch: Path, checks: Checks, *, keep: bool) -> page.Costs | None:
+    """Play, and remove what it made however it ends; None where it broke off.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C, after everything was removed.
+    """
+    try:
+        with ExitStack() as stack:
+            try:
+                return play(scratch, stack, checks)
+            finally:
+                # The commands that remove are children of the same terminal: a second Ctrl-C would
+                # stop them, and leave behind what they were removing.
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except Exception as error:  # noqa: BLE001  # told as a check that failed, after cleaning up
+        checks.hold("everything was tried", f"{type(error).__name__}: {error}")
+        return None
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if not keep:
+            clear(scratch)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def say(text: str) -> None:
