@@ -11,7 +11,7 @@ from pathlib import Path
 import study as story
 from checks import Checks
 from counting import miscounted
-from places import Place
+from places import Machine, Place
 from study import SITE, rounds_done, wait
 
 from stillroom.client.ledger import read
@@ -30,9 +30,8 @@ class Backup:
     def sources(self) -> dict[str, Path]:
         """What makes up a hospital."""
         place = self.hospital
-        volume = place.podman.volume
         names = ("ledger", "exchange", "work")
-        return {"home": place.folder, **{name: volume(f"{place.name}-{name}") for name in names}}
+        return {"home": place.folder, **{name: place.volume(name) for name in names}}
 
     def take(self) -> None:
         """While its containers stand still, as a night's backup does."""
@@ -54,9 +53,9 @@ def copy_all(source: Path, target: Path) -> None:
     subprocess.run(copy, check=False, capture_output=True)
 
 
-def sent(hospital: Place) -> list[tuple[str, int, str]]:
+def sent(hospital: Machine) -> list[tuple[str, int, str]]:
     """Stage, round and digest of every update that the hospital's ledger says has left."""
-    path = hospital.podman.volume(f"{hospital.name}-ledger") / "ledger.jsonl"
+    path = hospital.volume("ledger") / "ledger.jsonl"
     return [
         (line.stage, line.round, line.content)
         for line in read(path)
@@ -64,7 +63,7 @@ def sent(hospital: Place) -> list[tuple[str, int, str]]:
     ]
 
 
-def identity(hospital: Place) -> dict[str, str]:
+def identity(hospital: Machine) -> dict[str, str]:
     """What must not change in an upgrade."""
     names = ("site.key", "signing.key", "site.pem", "consortium.json", "runner.secret")
     return {name: (hospital.folder / name).read_text("utf-8") for name in names}
