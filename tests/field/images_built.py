@@ -102,6 +102,9 @@ def load(podman: Podman, scratch: Path, checks: Checks) -> dict[str, str]:
     ):
         checks.note("images of an earlier run, out of its tarballs")
         return images
+    if have:  # of a run that was broken off
+        podman.call("rmi", "-a", "-f")
+    have = podman.call("images", "-q", "-a").stdout.split()
     checks.hold("the storage that the tarballs are loaded into is empty", have, want=[])
     for side in SIDES:
         folder = unpack(scratch / "image-out" / name(side), scratch, checks)
