@@ -87,9 +87,10 @@ proof: $(STAMP) ## Tamper with a log in every way, and fail every call of a comm
 image: $(STAMP) ## Container images of client and server, and tarballs that install them without a network
 	@$(BIN)/python -P -m stillroom.deploy.images_cli --out image-out $(if $(BASE),--base $(BASE))
 
-# SCRATCH keeps images and logs there, so that a second run does not build again.
+# SCRATCH keeps images and logs there, so that a second run does not build again. COMPOSE=1 then walks the
+# pages for containers with docker-compose and Docker's engine.
 field: $(STAMP) ## Three hospitals in hardened containers, firewalls, a proxy, an upgrade, a restore; needs root and podman
-	@$(BIN)/python -P tests/field/run.py $(if $(SCRATCH),--scratch $(SCRATCH) --keep)
+	@$(BIN)/python -P tests/field/run.py $(if $(SCRATCH),--scratch $(SCRATCH) --keep) $(if $(COMPOSE),--compose)
 
 constraints: $(STAMP) ## Pin what is installed now
 	@{ head -2 constraints.txt; $(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu//'; } > constraints.new

@@ -23,7 +23,8 @@ rm -rf /usr/share/python-wheels
 install -d -m 2750 -o 10001 -g 10000 /stillroom
 install -d -m 2770 -o 10001 -g 10000 /stillroom/exchange
 install -d -m 0700 -o 10001 -g 10000 /stillroom/courier
-install -d -m 0700 -o 10002 -g 10000 /stillroom/state
+# By the group, because a hospital may give the runner another number; its volume is mounted in no other container.
+install -d -m 2770 -o 10002 -g 10000 /stillroom/state
 install -d -m 2750 -o 10001 -g 10000 /stillroom/study
 install -d -m 0700 -o 10002 -g 10000 /stillroom/pull
 install -d -m 0755 /data /data/cardiac-ct

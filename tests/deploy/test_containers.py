@@ -148,6 +148,29 @@ def test_units_are_hardened_and_run_what_exists(path: Path) -> None:
         assert service["RestrictAddressFamilies"] == "AF_UNIX"
 
 
+def test_systemd_accepts_the_units(tmp_path: Path) -> None:
+    """No key that it does not know, no value that it ignores; of one that is wrong it says so."""
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is not installed")
+
+    def said(*units: Path) -> str:
+        line = ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", *map(str, units)]
+        done = subprocess.run(line, capture_output=True, text=True, check=False)
+        return done.stdout + done.stderr + "failed" * (done.returncode != 0)
+
+    copies = []
+    for path in UNITS:
+        text = path.read_text("utf-8")
+        copies.append(tmp_path / path.name)
+        # The program is installed nowhere here; everything else is as it is shipped.
+        copies[-1].write_text(re.sub(r"(?m)^(ExecStart=)\S+", r"\1/bin/true", text), "utf-8")
+    wrong = tmp_path / "wrong.service"
+    wrong.write_text(copies[0].read_text("utf-8").replace("PrivateTmp=", "PrivateTmpp="), "utf-8")
+
+    assert said(*copies) == ""
+    assert "PrivateTmpp" in said(wrong)
+
+
 @pytest.mark.parametrize("path", CONTAINERFILES, ids=lambda path: path.parent.name)
 def test_containerfiles_end_bare(path: Path) -> None:
     """The base is an argument, the last stage begins from nothing and ends as an account by number."""

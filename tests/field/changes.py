@@ -10,7 +10,8 @@ from pathlib import Path
 
 import study as story
 from checks import Checks
-from places import Place
+from counting import miscounted
+from places import Machine, Place
 from study import SITE, rounds_done, wait
 
 from stillroom.client.ledger import read
@@ -29,9 +30,8 @@ class Backup:
     def sources(self) -> dict[str, Path]:
         """What makes up a hospital."""
         place = self.hospital
-        volume = place.podman.volume
         names = ("ledger", "exchange", "work")
-        return {"home": place.folder, **{name: volume(f"{place.name}-{name}") for name in names}}
+        return {"home": place.folder, **{name: place.volume(name) for name in names}}
 
     def take(self) -> None:
         """While its containers stand still, as a night's backup does."""
@@ -53,9 +53,9 @@ def copy_all(source: Path, target: Path) -> None:
     subprocess.run(copy, check=False, capture_output=True)
 
 
-def sent(hospital: Place) -> list[tuple[str, int, str]]:
+def sent(hospital: Machine) -> list[tuple[str, int, str]]:
     """Stage, round and digest of every update that the hospital's ledger says has left."""
-    path = hospital.podman.volume(f"{hospital.name}-ledger") / "ledger.jsonl"
+    path = hospital.volume("ledger") / "ledger.jsonl"
     return [
         (line.stage, line.round, line.content)
         for line in read(path)
@@ -63,7 +63,7 @@ def sent(hospital: Place) -> list[tuple[str, int, str]]:
     ]
 
 
-def identity(hospital: Place) -> dict[str, str]:
+def identity(hospital: Machine) -> dict[str, str]:
     """What must not change in an upgrade."""
     names = ("site.key", "signing.key", "site.pem", "consortium.json", "runner.secret")
     return {name: (hospital.folder / name).read_text("utf-8") for name in names}
@@ -123,20 +123,12 @@ def restore_site(backup: Backup, operator: Place, checks: Checks) -> None:
 
 def counted_once(operator: Place, hospitals: list[Place], checks: Checks) -> None:
     """Every round was closed once and counted every hospital once; the run's events say it."""
-    closed = [event for event in story.events(operator) if event["event"] == "round.closed"]
-    keys = sorted((event["stage"], event["round"]) for event in closed)
-    due = sorted(
-        (stage, number) for stage, last in story.DUE.items() for number in range(1, last + 1)
-    )
+    seen = story.events(operator)
+    wrong, other = miscounted(seen, story.DUE, [hospital.name for hospital in hospitals])
+    rounds = sum(event["event"] == "round.closed" for event in seen)
     checks.hold(
-        "every round was counted, and none twice", keys, want=due, detail=f"{len(keys)} rounds"
+        "every round was counted, and none twice", wrong, want={}, detail=f"{rounds} rounds"
     )
-    names = sorted(hospital.name for hospital in hospitals)
-    other = {
-        f"{event['stage']}/{event['round']}": event["admitted"]
-        for event in closed
-        if sorted(event["admitted"]) != names
-    }
     checks.hold("every round counted every hospital once", other, want={})
 
 

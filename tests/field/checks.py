@@ -1,8 +1,13 @@
 """Each thing that is tried, as a line; how many held, as the last one."""
 
+import signal
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -11,9 +16,11 @@ class Checks:
 
     Attributes:
         say: Prints a line.
+        name: Of the whole, in its last line.
     """
 
     say: Callable[[str], None]
+    name: str = "field"
     lines: list[tuple[bool, str, str]] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
 
@@ -44,4 +51,25 @@ class Checks:
 
     def summary(self) -> str:
         """The last line."""
-        return f"field: {self.passed}/{len(self.lines)} checks passed"
+        return f"{self.name}: {self.passed}/{len(self.lines)} checks passed"
+
+
+def safely(act: Callable[[ExitStack, Checks], T], checks: Checks) -> T | None:
+    """Try everything, and remove what that made however it ends; None where it broke off.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C, after everything was removed.
+    """
+    try:
+        with ExitStack() as stack:
+            try:
+                return act(stack, checks)
+            finally:
+                # The commands that remove are children of the same terminal: a second Ctrl-C would
+                # stop them, and leave behind what they were removing.
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except Exception as error:  # noqa: BLE001  # told as a check that failed, after cleaning up
+        checks.hold("everything was tried", f"{type(error).__name__}: {error}")
+        return None
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

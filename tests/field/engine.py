@@ -20,6 +20,8 @@ default_ulimits = ["nofile=16384:16384", "nproc=8192:8192"]
 cgroup_manager = "cgroupfs"
 events_logger = "file"
 runtime = "runc"
+[network]
+network_config_dir = "{folder}/networks"
 """
 """runc, because crun refuses hybrid cgroups; limits, because podman asks for more than it may."""
 BASE = "localhost/stillroom-base:bookworm"

@@ -1,10 +1,11 @@
-"""Images from nothing, and what is and is not in them."""
+"""Images from nothing, as the tarballs that a hospital gets, and what is and is not in them."""
 
 import json
 import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from checks import Checks
@@ -12,9 +13,18 @@ from engine import Podman
 from places import ROOT
 
 from stillroom.common.versions import own_version
-from stillroom.deploy.images import build, fill_wheelhouse
+from stillroom.deploy.images import SIDES
 
 BARE = ["--rm", "--network=none", "--read-only", "--cap-drop=ALL"]
+HARD = [
+    *BARE,
+    "--tmpfs=/tmp",
+    "--security-opt=no-new-privileges",
+    "--pids-limit=256",
+    "--memory=2g",
+]
+PYTHON = "/opt/stillroom/bin/python"
+RELEASE = "from stillroom.common.versions import own_version; print(own_version())"
 LOOK = """
 import importlib.util as u, os, shutil, sys
 tools = ("apt", "apt-get", "dpkg", "pip", "pip3", "uv", "conda", "perl", "easy_install")
@@ -32,25 +42,84 @@ def next_release() -> str:
     return f"{own.major}.{own.minor}.{own.micro + 1}"
 
 
-def make(podman: Podman, scratch: Path, checks: Checks) -> dict[str, str]:
-    """Build server and client, and the client's next release; returns their names."""
-    own, later = str(own_version()), next_release()
-    names = {key: f"localhost/stillroom-{key}" for key in ("server", "client")}
-    images = {**{key: f"{name}:{own}" for key, name in names.items()}}
-    images["next"] = f"localhost/stillroom-client:{later}"
-    if all(
-        podman.call("image", "exists", name, check=False).returncode == 0
-        for name in images.values()
-    ):
-        checks.note("images of an earlier run")
-        return images
-    base = podman.base()
+def tarballs(scratch: Path, prefix: str, checks: Checks) -> Path:
+    """The folder that ``make image`` fills, by the same command, with a storage that goes again."""
+    out = scratch / "image-out"
+    if all((out / name(side)).exists() for side in SIDES):
+        checks.note("tarballs of an earlier run")
+        return out
+    shutil.rmtree(out, ignore_errors=True)
+    builder = Podman(scratch / "b", prefix)
+    base = builder.base()
     checks.note("a base made from Debian's packages, no registry asked")
-    count = fill_wheelhouse(ROOT, ROOT / "deploy" / "wheelhouse")
-    checks.note(f"{count} wheels; from here on the build has no network")
-    for side in ("server", "client"):
-        build(podman.engine, ROOT, side, base=base, version=own)
-        checks.note(f"{side} built")
+    command = ["-m", "stillroom.deploy.images_cli", "--out", str(out), "--base", base]
+    made = subprocess.run(
+        [sys.executable, "-P", *command],
+        env=builder.environment,
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    if made.returncode != 0:
+        raise RuntimeError(f"make image: {(made.stdout + made.stderr)[-1500:]}")
+    builder.call("system", "reset", "--force")
+    sizes = [f"{side} {(out / name(side)).stat().st_size / 1e6:.0f} MB" for side in SIDES]
+    checks.note(f"`make image` wrote {', '.join(sizes)}; what built them is gone")
+    return out
+
+
+def name(side: str) -> str:
+    """What ``make image`` calls a tarball."""
+    return f"stillroom-{side}-{own_version()}.tar"
+
+
+def unpack(tarball: Path, into: Path, checks: Checks) -> Path:
+    """``tar xf`` and ``sha256sum -c``, as the page for hospitals begins; the folder."""
+    side = tarball.name.split("-")[1]
+    folder = into / f"stillroom-{side}"
+    shutil.rmtree(folder, ignore_errors=True)
+    subprocess.run(["tar", "xf", str(tarball)], cwd=into, check=True)
+    told = ["sha256sum", "-c", "SHA256SUMS"]
+    summed = subprocess.run(told, cwd=folder, text=True, capture_output=True, check=False)
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != told[-1]]
+    checks.hold(
+        f"{side} tarball: every file in it has its checksum",
+        (summed.returncode, summed.stdout.count(": OK")),
+        want=(0, len(files)),
+        detail=f"{len(files)} files",
+    )
+    return folder
+
+
+def load(podman: Podman, scratch: Path, checks: Checks) -> dict[str, str]:
+    """Server and client out of their tarballs, and the client's next release; their names."""
+    own, later = str(own_version()), next_release()
+    images = {side: f"localhost/stillroom-{side}:{own}" for side in SIDES}
+    images["next"] = f"localhost/stillroom-client:{later}"
+    have = podman.call("images", "-q").stdout.split()
+    if have and all(
+        podman.call("image", "exists", one, check=False).returncode == 0 for one in images.values()
+    ):
+        checks.note("images of an earlier run, out of its tarballs")
+        return images
+    if have:  # of a run that was broken off
+        podman.call("rmi", "-a", "-f")
+    have = podman.call("images", "-q", "-a").stdout.split()
+    checks.hold("the storage that the tarballs are loaded into is empty", have, want=[])
+    for side in SIDES:
+        folder = unpack(scratch / "image-out" / name(side), scratch, checks)
+        since = time.monotonic()
+        podman.call("load", "-q", "-i", str(folder / "image.tar"))
+        took = time.monotonic() - since
+        shutil.rmtree(folder)
+        said = podman.call("run", *HARD, images[side], "--help", check=False)
+        told = podman.call("run", *HARD, f"--entrypoint={PYTHON}", images[side], "-c", RELEASE)
+        checks.hold(
+            f"{side} tarball: its image runs hardened and is of this release",
+            (said.returncode, f"stillroom-{side}" in said.stdout, told.stdout.strip()),
+            want=(0, True, own),
+            detail=f"loaded in {took:.0f} s",
+        )
     _build_next(podman, scratch / "next", images["client"], images["next"], later)
     checks.note(f"client built once more, as release {later}")
     return images
@@ -89,10 +158,9 @@ def _build_next(podman: Podman, folder: Path, image: str, name: str, later: str)
 
 def inspect(podman: Podman, images: dict[str, str], checks: Checks) -> None:
     """What scanners and auditors would look for."""
-    python = "/opt/stillroom/bin/python"
     for side in ("client", "server"):
         image = images[side]
-        run = ["run", *BARE, f"--entrypoint={python}", image]
+        run = ["run", *BARE, f"--entrypoint={PYTHON}", image]
         uid = "10001" if side == "client" else "10003"
         seen = podman.call(*run, "-c", LOOK).stdout.strip()
         heavy = str(side == "client")

@@ -5,7 +5,7 @@ from typing import Any
 
 from checks import Checks
 from net import ADDRESS, SERVER
-from places import Place
+from places import Machine, Place
 
 STATUS = """
 import json, os
@@ -73,12 +73,12 @@ PLACES = [
 PYTHON = "/opt/stillroom/bin/python"
 
 
-def _inside(place: Place, which: str, code: str, *arguments: str) -> Any:
+def _inside(place: Machine, which: str, code: str, *arguments: str) -> Any:
     said = place.ask(which, PYTHON, "-c", code, *arguments, typed=False)
     return json.loads(said.splitlines()[-1])
 
 
-def hardened(hospital: Place, checks: Checks) -> None:
+def hardened(hospital: Machine, checks: Checks) -> None:
     """Both containers of a hospital: accounts, capabilities, disks, and who sees what."""
     for which, uid in (("courier", 10001), ("runner", 10002)):
         seen = _inside(hospital, which, STATUS)
@@ -105,8 +105,7 @@ def hardened(hospital: Place, checks: Checks) -> None:
                 want=(True, [], []),
             )
         limits = hospital.service(which)
-        name = f"{hospital.podman.prefix}-{hospital.name}-{which}"
-        given = json.loads(hospital.podman.call("inspect", name).stdout)[0]["HostConfig"]
+        given = hospital.inspect(which)["HostConfig"]
         checks.hold(
             f"{hospital.name} {which}: limits on processes and memory",
             (given["PidsLimit"], given["Memory"]),
@@ -120,7 +119,7 @@ def hardened(hospital: Place, checks: Checks) -> None:
         )
 
 
-def doctor(hospital: Place, checks: Checks) -> None:
+def doctor(hospital: Machine, checks: Checks) -> None:
     """Each container's doctor finds nothing that failed."""
     for which in ("courier", "runner"):
         ask = ["stillroom-client", "doctor", "--config", "/stillroom/site.toml", "--part", which]
@@ -140,7 +139,7 @@ def doctor(hospital: Place, checks: Checks) -> None:
         )
 
 
-def runner_alone(hospital: Place, checks: Checks) -> None:
+def runner_alone(hospital: Machine, checks: Checks) -> None:
     """The runner tries every kind of address, name service included, and reaches none."""
     reached, interfaces = _inside(hospital, "runner", REACH, json.dumps(PLACES))
     checks.hold(

@@ -75,7 +75,7 @@ def pull(hospital: Place, count: int, uids: list[str], checks: Checks) -> None:
     site = ["--config", "/stillroom/site.toml"]
     wanted = [word for uid in uids for word in ("--study-uid", uid)]
     hospital.once("pull", "data", "pull", *site, *wanted, "--json")
-    here = hospital.podman.volume(f"{hospital.name}-pulled")
+    here = hospital.volume("pulled")
     found = [path for path in here.rglob("*") if path.is_file() and path.suffix == ".dcm"]
     named = [
         p for p in found if str(pydicom.dcmread(p, stop_before_pixels=True).get("PatientName", ""))

@@ -42,16 +42,30 @@ thinks is in its minutes and not in ours: compare the steps, not the seconds.
 
 ## Not tried, not counted
 
-- `podman load` is counted as a command and not run: the images lay in the machine's storage. Seconds
-  hold neither loading nor building images; NVFlare's hold 80 s of installing.
-- Compose files are translated to `podman run`, key by key. Compose 1.29 accepts them (`config`, in every test
-  run); Compose's second version, podman-compose, quadlets and
-  Docker's engine were not run.
+- Seconds hold neither loading nor building images; NVFlare's hold 80 s of installing.
+- Above, compose files are translated to `podman run`, key by key, so that each container gets a namespace of
+  ours. {compose}
+- Compose's second version, podman-compose and quadlets were not run; Compose 1.29 reads the files in every
+  test run.
+- The image of the next release is built here from this one's and comes out of no tarball.
 - The study comes to a hospital as a copy in this machine, and its labels' section in `site.toml` is
   written by the run.
-- Ctrl-C in the middle of the run: that it leaves nothing behind is no check here.
+- Ctrl-C in the middle of the run is tried by hand; that it ends in one line and writes no page, by a test.
 
 ## What was tried
+
+| | what | seen |
+|---|---|---|
+{rows}
+"""
+COMPOSE = """
+## Compose and Docker's engine
+
+Server and hospital as two Compose projects of one Docker engine in a namespace of its own, from the same
+tarballs, settings in `.env`, commands as on the pages for [hospitals](../hospital-it/containers.md) and
+[operators](../operators/containers.md).
+
+**{summary}**
 
 | | what | seen |
 |---|---|---|
@@ -98,28 +112,35 @@ def table(costs: Costs) -> str:
     return "\n".join(lines)
 
 
-def write(path: Path, checks: Checks, costs: Costs) -> None:
-    """The page."""
+def write(path: Path, checks: Checks, costs: Costs, composed: Checks | None = None) -> None:
+    """The page; ``composed`` is what Compose was tried with, where it was."""
     import os
 
+    text = HEAD.format(
+        day=datetime.now(UTC).strftime("%Y-%m-%d"),
+        cores=os.cpu_count(),
+        kernel=platform.release().split("-")[0],
+        when="in an earlier run" if costs.images_s is None else "from nothing",
+        summary=checks.summary(),
+        table=table(costs),
+        commands="\n".join(_plain(line) for line in costs.hospital),
+        operator="\n".join(_plain(line) for line in costs.operator),
+        rows=_rows(checks),
+        compose="Compose itself and Docker's engine were not run this time."
+        if composed is None
+        else "Compose itself and Docker's engine: [below](#compose-and-dockers-engine).",
+    )
+    if composed is not None:
+        text += COMPOSE.format(summary=composed.summary(), rows=_rows(composed))
+    path.write_text(text, "utf-8")
+
+
+def _rows(checks: Checks) -> str:
     rows = [
         f"| {'yes' if held else '**NO**'} | {what} | {_cell(seen)} |"
         for held, what, seen in checks.lines
     ]
-    path.write_text(
-        HEAD.format(
-            day=datetime.now(UTC).strftime("%Y-%m-%d"),
-            cores=os.cpu_count(),
-            kernel=platform.release().split("-")[0],
-            when="in an earlier run" if costs.images_s is None else "from nothing",
-            summary=checks.summary(),
-            table=table(costs),
-            commands="\n".join(_plain(line) for line in costs.hospital),
-            operator="\n".join(_plain(line) for line in costs.operator),
-            rows="\n".join(rows),
-        ),
-        "utf-8",
-    )
+    return "\n".join(rows)
 
 
 def _cell(text: str) -> str:

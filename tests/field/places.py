@@ -4,6 +4,7 @@ What is typed is kept, so that it can be counted. Containers get exactly what th
 except that their network is a namespace of ours.
 """
 
+import json
 import os
 import re
 import shlex
@@ -16,6 +17,7 @@ from typing import Any
 from compose import run_options, services
 from engine import Podman
 from net import PROXY, Network
+from typing_extensions import override
 
 ROOT = Path(__file__).parents[2]
 DIGITS = re.compile(r"\b[0-9a-f]{4}(?: [0-9a-f]{4}){3}\b")
@@ -33,24 +35,20 @@ class Typed:
         self.lines.append(shlex.join(words))
 
 
-@dataclass
-class Place:
+@dataclass(kw_only=True)
+class Machine:
     """One machine: its folder, its containers, what was typed on it.
 
     Attributes:
         name: Of the host.
         side: ``client`` or ``server``.
         folder: What the compose file mounts from the host.
-        image: The image its containers run.
         settings: For the compose file.
     """
 
     name: str
     side: str
     folder: Path
-    image: str
-    podman: Podman
-    network: Network
     settings: dict[str, str] = field(default_factory=dict)
     typed: Typed = field(default_factory=Typed)
 
@@ -59,14 +57,6 @@ class Place:
         given = {**self.settings, "STILLROOM_HOME": str(self.folder)}
         found: dict[str, Any] = services(ROOT / "deploy" / self.side / "compose.yaml", given)[which]
         return found
-
-    def options(self, which: str) -> list[str]:
-        """Options of ``podman run`` for a service."""
-        service = self.service(which)
-        where = "--network=none"
-        if service.get("network_mode") != "none":
-            where = self.network.option(self.name)
-        return [*run_options(service, f"{self.podman.prefix}-{self.name}"), where]
 
     def make_folder(self, *below: str) -> None:
         """The one folder a person makes: owned by the container's account."""
@@ -80,13 +70,80 @@ class Place:
         owner = ["-o", str(uid), "-g", str(gid), "-m", oct(mode)[2:]]
         self.typed.add("install", "-d", *owner, *names)
 
-    def once(self, which: str, *command: str) -> subprocess.CompletedProcess[str]:
-        """A command in a container of its own, as ``compose run --rm``."""
+    def begin(self, which: str, *command: str) -> subprocess.Popen[str]:
+        """A command in a container of its own, as ``compose run --rm``; both streams in one."""
         self.typed.add("docker", "compose", "run", "--rm", which, *command)
-        return self.podman.call("run", "--rm", *self.options(which), self.image, *command)
+        line, environment = self.line(which, *command)
+        return subprocess.Popen(
+            line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    def once(self, which: str, *command: str) -> str:
+        """The same to its end; what it said."""
+        process = self.begin(which, *command)
+        said, _ = process.communicate(timeout=600)
+        if process.returncode != 0:
+            raise RuntimeError(f"{which} {' '.join(command)[:300]}: {said[-1500:]}")
+        return said
+
+    def line(self, which: str, *command: str) -> tuple[list[str], dict[str, str]]:
+        """The command line of ``begin``, and its environment."""
+        raise NotImplementedError
+
+    def volume(self, name: str) -> Path:
+        """Where a volume of the compose file lies."""
+        raise NotImplementedError
+
+    def inspect(self, which: str) -> dict[str, Any]:
+        """What the engine says of a service's container."""
+        raise NotImplementedError
 
     def up(self, *which: str) -> None:
-        """Start the services, as ``compose up -d``; ones that run are replaced."""
+        """Start the services, as ``compose up -d``; ones whose settings changed are replaced."""
+        raise NotImplementedError
+
+    def ask(self, which: str, *command: str, typed: bool = True) -> str:
+        """A command inside a running service; both streams."""
+        raise NotImplementedError
+
+
+@dataclass(kw_only=True)
+class Place(Machine):
+    """A machine that is a namespace of ours: podman is given what the compose file says.
+
+    Attributes:
+        image: The image its containers run.
+    """
+
+    image: str
+    podman: Podman
+    network: Network
+
+    def options(self, which: str) -> list[str]:
+        """Options of ``podman run`` for a service."""
+        service = self.service(which)
+        where = "--network=none"
+        if service.get("network_mode") != "none":
+            where = self.network.option(self.name)
+        return [*run_options(service, f"{self.podman.prefix}-{self.name}"), where]
+
+    @override
+    def line(self, which: str, *command: str) -> tuple[list[str], dict[str, str]]:
+        run = ["podman", "run", "--rm", *self.options(which), self.image, *command]
+        return run, self.podman.environment
+
+    @override
+    def volume(self, name: str) -> Path:
+        return self.podman.volume(f"{self.name}-{name}")
+
+    @override
+    def inspect(self, which: str) -> dict[str, Any]:
+        name = f"{self.podman.prefix}-{self.name}-{which}"
+        found: dict[str, Any] = json.loads(self.podman.call("inspect", name).stdout)[0]
+        return found
+
+    @override
+    def up(self, *which: str) -> None:
         self.typed.add("docker", "compose", "up", "-d")
         for one in which:
             self.podman.remove(f"{self.podman.prefix}-{self.name}-{one}")
@@ -98,8 +155,8 @@ class Place:
         for one in which:
             self.podman.remove(f"{self.podman.prefix}-{self.name}-{one}")
 
+    @override
     def ask(self, which: str, *command: str, typed: bool = True) -> str:
-        """A command inside a running service; both streams."""
         if typed:
             self.typed.add("docker", "compose", "exec", which, *command)
         return self.podman.inside(f"{self.podman.prefix}-{self.name}-{which}", *command)
@@ -110,7 +167,7 @@ class Place:
         return done.stdout + done.stderr
 
 
-def enrol(hospital: Place, operator: Place) -> str:
+def enrol(hospital: Machine, operator: Machine) -> str:
     """Invite, ask, read out, approve; returns what the hospital's terminal showed."""
     toml = ["--config", "/consortium/server.toml"]
     said = operator.ask("serve", "stillroom-server", "site", "invite", hospital.name, *toml)
@@ -118,15 +175,7 @@ def enrol(hospital: Place, operator: Place) -> str:
         next(line for line in said.splitlines() if "stillroom-client enrol" in line)
     )
     words[words.index("--dir") + 1] = "/stillroom"
-    command = words[1:]
-    hospital.typed.add("docker", "compose", "run", "--rm", "courier", *command)
-    asking = subprocess.Popen(
-        ["podman", "run", "--rm", *hospital.options("courier"), hospital.image, *command],
-        env=hospital.podman.environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    asking = hospital.begin("courier", *words[1:])
     shown: list[str] = []
     timer = threading.Timer(180, asking.kill)
     timer.start()

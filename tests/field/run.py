@@ -1,6 +1,6 @@
 """``make field``: images from nothing, three hospitals in containers, one study over them to its release.
 
-    python -P tests/field/run.py [--scratch FOLDER] [--keep]
+    python -P tests/field/run.py [--scratch FOLDER] [--keep] [--compose]
 
 Needs root and the tools it names. Everything it makes (namespaces, containers, volumes, processes) is
 its own and goes at the end, also after Ctrl-C; with ``--keep`` images and logs stay in FOLDER, and a
@@ -21,20 +21,22 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 import changes  # noqa: E402  # these lie beside this file
+import compose_engine  # noqa: E402
+import docker_engine  # noqa: E402
 import engine  # noqa: E402
 import images_built  # noqa: E402
 import isolation  # noqa: E402
 import pacs  # noqa: E402
 import page  # noqa: E402
 import study as story  # noqa: E402
-from checks import Checks  # noqa: E402
+from checks import Checks, safely  # noqa: E402
 from net import PROXY, SERVER, Network  # noqa: E402
 from places import ROOT, Place, tinyproxy  # noqa: E402
 
 from stillroom.deploy.phantom.consortium import Site  # noqa: E402
 
 PAGE = ROOT / "docs" / "reference" / "field.md"
-LEFT = ("scans", "study", "release", "yesterday", "server-yesterday")
+LEFT = ("scans", "study", "release", "yesterday", "server-yesterday", "compose")
 """What an earlier run with the same scratch folder left; its images are used again."""
 USER, PASSWORD = "hospital", "sesame"
 """Of a proxy that lives for minutes."""
@@ -46,8 +48,9 @@ def play(scratch: Path, stack: ExitStack, checks: Checks) -> page.Costs:
     prefix = f"strf{os.getpid() % 10000}"
     podman = engine.Podman(scratch / "p", prefix)
     since = time.monotonic()
-    images = images_built.make(podman, scratch, checks)
+    images_built.tarballs(scratch, prefix, checks)
     built = time.monotonic() - since
+    images = images_built.load(podman, scratch, checks)
     images_built.inspect(podman, images, checks)
     # 2. Hosts.
     network = Network(prefix)
@@ -57,15 +60,22 @@ def play(scratch: Path, stack: ExitStack, checks: Checks) -> page.Costs:
     for name in LEFT:
         shutil.rmtree(scratch / name, ignore_errors=True)
     sites = story.patients(scratch)
-    operator = Place("srv", "server", scratch / "place-srv", images["server"], podman, network)
+    operator = Place(
+        name="srv",
+        side="server",
+        folder=scratch / "place-srv",
+        image=images["server"],
+        podman=podman,
+        network=network,
+    )
     hospitals = [
         Place(
-            name,
-            "client",
-            scratch / f"place-{name}",
-            images["client"],
-            podman,
-            network,
+            name=name,
+            side="client",
+            folder=scratch / f"place-{name}",
+            image=images["client"],
+            podman=podman,
+            network=network,
             settings={
                 "STILLROOM_DATA": str(site.folder),
                 "STILLROOM_COURIER_MEMORY": "2g",
@@ -201,9 +211,12 @@ def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--scratch", type=Path, help="a folder for everything; else temporary")
     arguments.add_argument("--keep", action="store_true", help="leave images and logs there")
+    arguments.add_argument(
+        "--compose", action="store_true", help="then the same with Compose and Docker's engine"
+    )
     arguments.add_argument("--no-page", action="store_true", help=f"do not write {PAGE.name}")
     given = arguments.parse_args()
-    todo = engine.missing()
+    todo = engine.missing() or (docker_engine.missing() if given.compose else None)
     if todo is not None:
         sys.stderr.write(f"make field cannot run here. {todo}\n")
         return 2
@@ -211,19 +224,39 @@ def main() -> int:
     scratch = (given.scratch or Path(tempfile.mkdtemp(prefix="stillroom-field-"))).resolve()
     scratch.mkdir(parents=True, exist_ok=True)
     checks = Checks(say=say)
-    costs = None
+    composed = Checks(say=say, name="compose") if given.compose else None
     try:
-        with ExitStack() as stack:
-            costs = play(scratch, stack, checks)
-    except Exception as error:  # noqa: BLE001  # told as a check that failed, after cleaning up
-        checks.hold("everything was tried", f"{type(error).__name__}: {error}")
-    finally:
-        if not given.keep:
-            clear(scratch)
+        costs = attempt(scratch, checks, composed, keep=given.keep)
+    except KeyboardInterrupt:
+        left = f"all but images and logs in {scratch}" if given.keep else "all that it had made"
+        say(f"field: Ctrl-C after {len(checks.lines)} checks; removed {left}; no page written")
+        return 130
     if costs is not None and not given.no_page:
-        page.write(PAGE, checks, costs)
-    say(checks.summary())
-    return 0 if checks.lines and checks.passed == len(checks.lines) else 1
+        page.write(PAGE, checks, costs, composed)
+    tried = [one for one in (checks, composed) if one is not None]
+    for one in tried:
+        say(one.summary())
+    return 0 if all(one.lines and one.passed == len(one.lines) for one in tried) else 1
+
+
+def attempt(
+    scratch: Path, checks: Checks, composed: Checks | None, *, keep: bool
+) -> page.Costs | None:
+    """The field, then Compose where that is wanted; then the scratch folder goes, unless it is kept.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C, after everything was removed.
+    """
+    try:
+        costs = safely(partial(play, scratch), checks)
+        if composed is not None:
+            safely(partial(compose_engine.play, scratch, f"strf{os.getpid() % 10000}"), composed)
+        return costs
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if not keep:
+            clear(scratch)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def say(text: str) -> None:
@@ -234,8 +267,9 @@ def say(text: str) -> None:
 
 def clear(scratch: Path) -> None:
     """Podman's storage is mounts and other users' files; podman itself removes it best."""
-    podman = engine.Podman(scratch / "p", "none")
-    podman.call("system", "reset", "--force", check=False)
+    for storage in ("b", "p"):
+        podman = engine.Podman(scratch / storage, "none")
+        podman.call("system", "reset", "--force", check=False)
     shutil.rmtree(scratch, ignore_errors=True)
 
 

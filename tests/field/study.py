@@ -5,14 +5,14 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 from checks import Checks
 from net import PROXY, SERVER
-from places import Place, enrol
+from places import Machine, Place, enrol
 
 from stillroom.common.study import Study
 from stillroom.deploy.hospitals import label_rules
@@ -61,15 +61,15 @@ SPECS = [
 ]
 
 
-def patients(scratch: Path) -> dict[str, Site]:
+def patients(scratch: Path, specs: Sequence[SiteSpec] = SPECS) -> dict[str, Site]:
     """Phantom patients of three hospitals, as DICOM and label files."""
-    made = make_consortium(scratch / "scans", sites=SPECS, workers=1)
+    made = make_consortium(scratch / "scans", sites=list(specs), workers=1)
     for path in (scratch / "scans").rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)
     return {site.name: site for site in made}
 
 
-def workstation(operator: Place, *arguments: str) -> str:
+def workstation(operator: Machine, *arguments: str) -> str:
     """A command of the operator's on a machine with torch, which is this one."""
     operator.typed.add("stillroom-server", *arguments)
     done = subprocess.run(
@@ -83,13 +83,13 @@ def workstation(operator: Place, *arguments: str) -> str:
     return done.stdout
 
 
-def found(operator: Place, scratch: Path) -> Path:
+def found(operator: Machine, scratch: Path, description: dict[str, Any] = STUDY) -> Path:
     """Found the consortium, start its server, prepare and sign the study; returns the study."""
     operator.make_folder()
     operator.once("serve", "init", "--dir", "/consortium", "--name", "Field", "--host", SERVER)
     operator.up("serve", "execute")
     file = scratch / "study.toml"
-    file.write_text(tomli_w.dumps(STUDY), "utf-8")
+    file.write_text(tomli_w.dumps(description), "utf-8")
     study = scratch / "study"
     workstation(operator, "study", "prepare", str(file), "--out", str(study))
     key = scratch / "operator.key"
@@ -102,15 +102,15 @@ def found(operator: Place, scratch: Path) -> Path:
 
 
 def join(
-    hospital: Place,
-    operator: Place,
+    hospital: Machine,
+    operator: Machine,
     study: Path,
     site: Site,
     proxy: str | None,
-    prepare: Callable[[Place], None] | None = None,
+    prepare: Callable[[Any], None] | None = None,
 ) -> str:
     """From an empty host to two running containers; returns what enrolment showed."""
-    hospital.typed.add("podman", "load", "-i", "stillroom-client/image.tar")
+    hospital.typed.add("docker", "load", "-i", "image.tar")
     hospital.make_folder("courier", "exchange", "pull", "state", "study")
     if proxy is not None:
         hospital.settings["HTTPS_PROXY"] = proxy
@@ -131,18 +131,18 @@ def join(
     return shown
 
 
-def begin(operator: Place) -> None:
+def begin(operator: Machine) -> None:
     """Start the run."""
     folders = ["/consortium/study", "--out", "/consortium/run"]
     operator.ask("serve", "stillroom-server", "run", "start", *TOML, *folders)
 
 
-def run_folder(operator: Place) -> Path:
+def run_folder(operator: Machine) -> Path:
     """Where the run's records are."""
     return operator.folder / "run"
 
 
-def events(operator: Place) -> list[dict[str, Any]]:
+def events(operator: Machine) -> list[dict[str, Any]]:
     """Everything the run has recorded so far."""
     path = run_folder(operator) / "events.jsonl"
     if not path.exists():
@@ -150,7 +150,7 @@ def events(operator: Place) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
 
 
-def rounds_done(operator: Place) -> int:
+def rounds_done(operator: Machine) -> int:
     """Rounds that were committed."""
     return sum(event["event"] == "round.closed" for event in events(operator))
 
@@ -165,7 +165,7 @@ def wait(ready: Callable[[], object], seconds: float = 600.0) -> bool:
     return False
 
 
-def result(operator: Place) -> dict[str, Any] | None:
+def result(operator: Machine) -> dict[str, Any] | None:
     """How the run ended; None while it goes on."""
     path = run_folder(operator) / "result.json"
     return json.loads(path.read_text("utf-8")) if path.exists() else None
