@@ -25,11 +25,9 @@ import binascii
 import logging
 import ssl
 import time
-from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -37,64 +35,17 @@ from typing_extensions import override
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from stillroom.common.errors import ConfigError
+from stillroom.common.pki.files import load_certificate
+from stillroom.common.pki.names import server_names
 from stillroom.common.versions import HEADER, About, Verdict, client_refusal, present, stated
 from stillroom.server.depot_api import answer
+from stillroom.server.edge_record import EdgeRecord, Traffic
 from stillroom.server.membership import Members, Peer, handshake_cause, read_peer
 from stillroom.server.site_api import ABOUT, PREFIX, SiteApi
 
 log = logging.getLogger(__name__)
 
 FLEET = "/v1/fleet/"
-
-
-@dataclass(slots=True)
-class Traffic:
-    """What the edge has seen of one site since it started."""
-
-    certificate_sha256: str
-    tls_version: str
-    first_seen: float
-    last_seen: float
-    version: str | None = None
-    """The release that its courier stated last; None from one that states none."""
-    requests: int = 0
-    bytes_in: int = 0
-    bytes_out: int = 0
-    courier_at: float | None = None
-    """When its courier last spoke to Flower; other requests may come from anybody at the site."""
-
-
-@dataclass(slots=True)
-class EdgeRecord:
-    """Identities, versions and bytes as the edge saw them; refusals by reason."""
-
-    sites: dict[str, Traffic] = field(default_factory=dict)
-    refused: Counter[str] = field(default_factory=Counter)
-    handshakes_refused: Counter[str] = field(default_factory=Counter)
-
-    def as_json(self) -> dict[str, Any]:
-        """For ``edge.json``."""
-        return {
-            "sites": {name: asdict(traffic) for name, traffic in sorted(self.sites.items())},
-            "refused": dict(sorted(self.refused.items())),
-            "handshakes_refused": dict(sorted(self.handshakes_refused.items())),
-        }
-
-    def courier_heard(self, site: str) -> float | None:
-        """When ``site``'s courier last spoke to Flower, seconds since the epoch; None for never."""
-        traffic = self.sites.get(site)
-        return None if traffic is None else traffic.courier_at
-
-    def seen(self, peer: Peer, now: float) -> Traffic:
-        """The running record of ``peer``; a new certificate starts a new one."""
-        traffic = self.sites.get(str(peer.site))
-        if traffic is None or traffic.certificate_sha256 != peer.certificate_sha256:
-            traffic = Traffic(peer.certificate_sha256, peer.tls_version, now, now)
-            self.sites[str(peer.site)] = traffic
-        traffic.last_seen = now
-        traffic.tls_version = peer.tls_version
-        traffic.requests += 1
-        return traffic
 
 
 class PeerProtocol(H11Protocol):
@@ -262,6 +213,8 @@ def tls_context(
     context.verify_mode = ssl.CERT_REQUIRED
     if record is not None:
         context.sslobject_class = _counting(record)
+        names = server_names(load_certificate(certificate))
+        context.sni_callback = lambda _tls, name, _context: record.asked_for(name, names)
     return context
 
 
