@@ -19,10 +19,10 @@ other check fails without reason. The [server's doctor](#the-servers-doctor) fol
 """
 SERVER_HEAD = """
 The same for `stillroom-server doctor` with its {checks} checks, as a command, once with `--json` and once
-without: on a copy of a server's folder, with `serve` and `execute` up where the fault is about them. A fault counts as
-named when its check is the first that fails, or warns where the table says so, with that code and the words
-that tell what to do; no other check complains without reason; both commands end with the same exit
-status.
+without: on a copy of a server's folder, with `serve` and `execute` up where the fault is about them. A
+fault counts as named when its check is the first that fails, or warns where the table says so, with that
+code and the words that tell what to do; no other check complains without reason; both commands end with
+the same exit status.
 """
 
 
@@ -40,8 +40,10 @@ def server_section(rows: Sequence[Any], alarms: Sequence[str]) -> str:
     """Of the server's; ``rows`` are ``server_matrix.ServerRow``."""
     lines = [
         SERVER + SERVER_HEAD.format(checks=len(SERVER_CHECKS)),
-        f"{_count(rows)} Without a fault, at rest and with a run that goes on, {len(alarms)} checks "
-        "complained.",
+        (
+            f"{_count(rows)} Without a fault, at rest and with a run that goes on, {len(alarms)} "
+            "checks complained."
+        ),
     ]
     return "\n".join([*lines, *_table(rows)])
 

@@ -5,7 +5,8 @@ Four locks, in this order:
 1. TLS 1.3 with a client certificate issued by the consortium's CA; anything else ends in the
    handshake, before a byte of HTTP is read.
 2. On every request the certificate must be that of a site that is enrolled now (``membership``);
-   connections of a site that was revoked are cut.
+   connections of a site that was revoked are cut. One on which nothing was ever let in is left a
+   moment for its refusal, so that whoever comes back learns why.
 3. ``/v1/fleet/`` only, and our own ``/v1/stillroom/``: Flower serves its Control and Runtime APIs on
    the same application, and those have no authorisation of their own.
 4. On every request the public key of the certificate must be the Flower node key in the header.
@@ -26,6 +27,7 @@ import logging
 import ssl
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -46,6 +48,21 @@ from stillroom.server.site_api import ABOUT, PREFIX, SiteApi
 log = logging.getLogger(__name__)
 
 FLEET = "/v1/fleet/"
+REFUSED_S = 5.0
+"""How long a connection on which nothing was let in may wait for its refusal."""
+
+
+@dataclass(slots=True)
+class Line:
+    """One connection.
+
+    Attributes:
+        since: When it was made, by the steady clock.
+        let_in: Whether any request on it was handed to an application.
+    """
+
+    since: float
+    let_in: bool = False
 
 
 class PeerProtocol(H11Protocol):
@@ -60,7 +77,7 @@ class PeerProtocol(H11Protocol):
         super().connection_made(transport)
         tls = transport.get_extra_info("ssl_object")
         peer = peer_of(tls) if tls is not None else None
-        self.app_state = {**self.app_state, "peer": peer}
+        self.app_state = {**self.app_state, "peer": peer, "line": Line(time.monotonic())}
 
 
 def peer_of(tls: ssl.SSLObject) -> Peer | None:
@@ -128,6 +145,8 @@ class FleetGate:
             log.warning("edge.refused", extra={"reason": why, "site": peer and peer.site})
             await _answer(send, 401, why)
             return
+        if (line := scope["state"].get("line")) is not None:
+            line.let_in = True
         traffic = self._record.seen(cast("Peer", peer), time.time())
 
         async def counted_receive() -> Message:
@@ -169,19 +188,32 @@ class FleetGate:
 
 
 async def _answer(send: Send, status: int, text: str) -> None:
-    headers = [(b"content-type", b"text/plain")]
+    body = text.encode("ascii")
+    headers = [
+        (b"content-type", b"text/plain"),
+        (b"content-length", str(len(body)).encode("ascii")),
+        (b"connection", b"close"),
+    ]
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": text.encode("ascii")})
+    await send({"type": "http.response.body", "body": body})
 
 
 def cut(connections: Iterable[asyncio.Protocol], members: Members, record: EdgeRecord) -> None:
-    """End every connection whose site has been revoked, or whose certificate has expired, since."""
+    """End every connection whose site has been revoked, or whose certificate has expired, since.
+
+    At once where a request was let in on it: something may be under way. Where none was, every request
+    is refused by the gate, whoever asks; cut before that, a site would not learn why.
+    """
+    now = time.monotonic()
     for connection in connections:
         if not isinstance(connection, PeerProtocol):
             continue
         peer = cast("Peer | None", connection.app_state.get("peer"))
         why = members.refusal(peer)
         if why in {"revoked", "not-enrolled", "other-key", "expired"}:
+            line = cast("Line", connection.app_state["line"])
+            if not line.let_in and now - line.since < REFUSED_S:
+                continue
             record.refused[f"cut-{why}"] += 1
             log.warning("edge.cut", extra={"reason": why, "site": peer and peer.site})
             connection.transport.abort()
