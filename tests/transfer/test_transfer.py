@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from stillroom.client import cargo
-from stillroom.client.carriage import Stopped
+from stillroom.client.breaks import Stopped
 from stillroom.common.errors import StillroomError, TrustError
 from stillroom.server import upload
 from stillroom.server.site_api import PREFIX
