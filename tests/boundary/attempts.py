@@ -23,7 +23,8 @@ from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_conte
 from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.supernode.nodestate import NodeStateFactory
 
-from stillroom.client.carriage import Carriage, Stopped
+from stillroom.client.breaks import Stopped
+from stillroom.client.carriage import Carriage
 from stillroom.client.exchange import ExchangeFolder
 from stillroom.client.gate import Gate
 from stillroom.client.ledger import Ledger, Line, read

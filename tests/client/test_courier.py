@@ -15,7 +15,8 @@ from flwr.common.serde import message_to_proto
 from flwr.supercore.inflatable.inflatable_utils import ObjectPullError, ObjectPushError
 
 from stillroom.client import carriage
-from stillroom.client.carriage import Carriage, Expired, RunEnded, RunnerLost, Stopped
+from stillroom.client.breaks import Expired, RunEnded, RunnerLost, Stopped
+from stillroom.client.carriage import Carriage
 from stillroom.client.config import SiteConfig
 from stillroom.client.courier import CourierSettings
 from stillroom.client.failures import translate

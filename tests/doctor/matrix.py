@@ -1,7 +1,8 @@
-"""The doctor matrix: every fault injected in turn, and whether the doctor names it.
+"""The doctor matrices: every fault of a site and of a server in turn, and whether its doctor names it.
 
 ``python -P tests/doctor/matrix.py`` (``make doctor``) writes docs/reference/doctor.md and ends with
-``doctor: K/N faults named``. Needs root for namespaces, and nft, tinyproxy and faketime.
+``doctor: K/N faults named``, of both together. Needs root for namespaces, and nft, tinyproxy, faketime,
+setpriv and Orthanc.
 """
 
 import argparse
@@ -20,14 +21,15 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 from faults import FAULTS, Fault
-from page import write_page
+from page import client_section, server_section, write_page
 from place import HOST, Place, enter, names
+from server_matrix import try_server
 
 from stillroom.client.doctor.checks import CHECKS
 from stillroom.common.checkup import Result, examine
 
 TABLES = ("network_faults", "paper_faults", "house_faults", "pacs_faults")
-NEEDED = ("ip", "nft", "unshare", "mount", "tinyproxy", "faketime", "Orthanc")
+NEEDED = ("ip", "nft", "unshare", "mount", "tinyproxy", "faketime", "setpriv", "Orthanc")
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,21 @@ def by_command(place: Place) -> str:
     return f"exit status {done.returncode}, {last}"
 
 
+def try_client(place: Place, only: str) -> tuple[list[Row], list[str], str]:
+    """All faults of a site, or those whose name has ``only`` in it; false alarms; the command."""
+    for table in TABLES:
+        __import__(table)
+    alarms = [] if only else healthy(place)
+    rows = []
+    for fault in FAULTS:
+        if only in fault.name:
+            row = try_fault(place, fault)
+            rows.append(row)
+            word = "named " if row.named else "MISSED"
+            say(f"{word} {fault.name}: {row.said} {row.wrong}")
+    return rows, alarms, "" if only else by_command(place)
+
+
 def say(line: str) -> None:
     """Show it now: whoever waits wants to see it go on."""
     sys.stdout.write(f"{line}\n")
@@ -124,6 +141,7 @@ def main() -> int:
     """Try them all, or those whose name has ``--only`` in it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="")
+    parser.add_argument("--side", choices=("client", "server", "both"), default="both")
     parser.add_argument("--page", type=Path, help="Where the page goes; not with --only.")
     arguments = parser.parse_args()
     absent = [tool for tool in NEEDED if shutil.which(tool) is None]
@@ -131,32 +149,28 @@ def main() -> int:
         say(f"doctor: needs root and {', '.join(absent) or 'nothing more'}")
         return 1
     enter()
-    for table in TABLES:
-        __import__(table)
-    chosen = [fault for fault in FAULTS if arguments.only in fault.name]
+    only, sections, named, tried, alarms = arguments.only, {}, 0, 0, list[str]()
     with tempfile.TemporaryDirectory(prefix="doctor-") as scratch:
         place = Place(Path(scratch) / "consortium")
         hosts = names({"localhost": "127.0.0.1", HOST: "127.0.0.1"})
         with hosts, contextlib.closing(place):
             place.found()
-            alarms = [] if arguments.only else healthy(place)
-            rows = []
-            for fault in chosen:
-                row = try_fault(place, fault)
-                rows.append(row)
-                word = "named " if row.named else "MISSED"
-                say(f"{word} {fault.name}: {row.said} {row.wrong}")
-            command = "" if arguments.only else by_command(place)
+            if arguments.side != "client":
+                server, wrong = try_server(place, only, say)
+                sections["server"] = server_section(server, wrong)
+                named, tried, alarms = sum(r.named for r in server), len(server), wrong
+            if arguments.side != "server":
+                rows, wrong, command = try_client(place, only)
+                sections["client"] = client_section(rows, wrong, command)
+                named, tried = named + sum(r.named for r in rows), tried + len(rows)
+                alarms = [*alarms, *wrong, *([command] if "traceback" in command else [])]
+                say(f"faketime +1h: {command}")
     for alarm in alarms:
         say(f"FALSE ALARM {alarm}")
-    if command:
-        say(f"faketime +1h: {command}")
-    if not arguments.only and arguments.page is not None:
-        write_page(arguments.page, rows, alarms, command)
-    named = sum(row.named for row in rows)
-    say(f"doctor: {named}/{len(rows)} faults named")
-    good = named >= 0.95 * len(rows) and not alarms and "traceback" not in command
-    return 0 if good else 1
+    if not only and arguments.page is not None:
+        write_page(arguments.page, sections)
+    say(f"doctor: {named}/{tried} faults named")
+    return 0 if named >= 0.95 * tried and not alarms else 1
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ class Place:
     def found(self) -> None:
         """Consortium, study, two sites, scans and working copies of one."""
         layout = self.layout
-        prepared = _prepare_study(layout.study)
+        prepared = prepare_study(layout.study)
         found_consortium(layout, [SITE, OTHER, THIRD])
         write_server_config(layout, edge_port=self.port, inner_port=INNER)
         self._certify_host()
@@ -329,10 +329,15 @@ def study_of(config: Path) -> PreparedStudy:
     return PreparedStudy.load(SiteConfig.load(config).study)
 
 
-def _prepare_study(folder: Path) -> PreparedStudy:
+def prepare_study(folder: Path, min_sites: int = 1) -> PreparedStudy:
+    """A study of two stages with tiny weights, as `study prepare` leaves it."""
     study = Study.parse(
         {
-            "study": {"name": "matrix", "min_cohort": COHORT},
+            "study": {
+                "name": "matrix",
+                "min_cohort": COHORT,
+                "quorum": {"min_sites": min_sites},
+            },
             "volume": {"spacing_mm": [6, 6, 6], "patch": [32, 32, 32]},
             "label": {"vessels": {"kind": "mask", "classes": ["aorta"]}},
             "model": {

@@ -13,7 +13,8 @@ from packaging.version import Version
 from stillroom.common.errors import ConfigError
 from stillroom.common.pki.issue import new_key
 from stillroom.common.versions import About
-from stillroom.server.edge import EdgeRecord, FleetGate, Peer, refusal, tls_context
+from stillroom.server.edge import FleetGate, Peer, refusal, tls_context
+from stillroom.server.edge_record import EdgeRecord
 
 
 def pem() -> bytes:

@@ -13,7 +13,8 @@ from stillroom.common.pki.files import load_certificate, load_key
 from stillroom.common.pki.issue import new_key
 from stillroom.common.signing import new_signing_key
 from stillroom.deploy.consortium_files import Layout, found_consortium, logbook
-from stillroom.server.edge import EdgeRecord, Peer
+from stillroom.server.edge import Peer
+from stillroom.server.edge_record import EdgeRecord
 from stillroom.server.enrolment import Authority, enrol_by_file
 from stillroom.server.foundation import Papers
 from stillroom.server.reconciliation import reconcile

@@ -14,7 +14,7 @@ from stillroom.common.pki.issue import new_key
 from stillroom.common.signing import new_signing_key
 from stillroom.server.config import ServerConfig
 from stillroom.server.consents import receive
-from stillroom.server.edge import EdgeRecord
+from stillroom.server.edge_record import EdgeRecord
 from stillroom.server.enrolment import Authority, enrol_by_file, load_consortium, open_registry
 from stillroom.server.foundation import Papers, describe_again, found
 from stillroom.server.logbook import Logbook, from_settings, log_settings, note_act, open_logbook

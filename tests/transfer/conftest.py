@@ -21,7 +21,8 @@ from stillroom.common.pki.files import load_certificate, write_certificate, writ
 from stillroom.common.pki.issue import issue_server, issue_site, make_ca, new_key
 from stillroom.server.depot import Depot
 from stillroom.server.depot_api import DepotApi
-from stillroom.server.edge import EdgeRecord, FleetGate, PeerProtocol, cut, tls_context
+from stillroom.server.edge import FleetGate, PeerProtocol, cut, tls_context
+from stillroom.server.edge_record import EdgeRecord
 from stillroom.server.membership import Members, Peer
 from stillroom.server.site_api import SiteApi
 from stillroom.server.starts import note_start

@@ -1,5 +1,8 @@
 """Files of weights between a site and a real edge, over lines that break."""
 
+import contextlib
+import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -9,9 +12,10 @@ from typing import Any
 import pytest
 
 from stillroom.client import cargo
-from stillroom.client.carriage import Stopped
+from stillroom.client.breaks import Stopped
 from stillroom.common.errors import StillroomError, TrustError
 from stillroom.server import upload
+from stillroom.server.site_api import PREFIX
 from stillroom.server.starts import last_start
 
 MIB = 1 << 20
@@ -225,6 +229,38 @@ def test_a_revoked_site_is_cut_in_the_middle(
     assert caught.value.code == "STR-206"
     assert edge.record.refused["cut-revoked"] >= 1
     assert edge.depot.received("north", file.sha256) is None
+
+
+def test_a_revoked_site_that_comes_back_learns_why(
+    edge: Any, papers: Path, blob: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However late its request is, which is refused like any other of it; then the line is cut."""
+    file = blob(1000)
+    edge.members.out.add("north")
+    context = ssl.create_default_context(cafile=str(papers / "ca.pem"))
+    context.load_cert_chain(papers / "north.pem", papers / "north.key")
+    head = (
+        f"PUT {PREFIX}upload/{file.sha256}?offset=0&total={file.nbytes} HTTP/1.1\r\nhost: edge\r\n"
+        f"content-length: {file.nbytes}\r\n\r\n"
+    )
+
+    def connected() -> ssl.SSLSocket:
+        plain = socket.create_connection(("127.0.0.1", edge.port), 10)
+        return context.wrap_socket(plain, server_hostname="127.0.0.1")
+
+    with connected() as tls:
+        time.sleep(0.4)  # the edge has looked at its connections many times
+        tls.sendall(head.encode("ascii") + file.path.read_bytes())
+        answer = b"".join(iter(lambda: tls.recv(4096), b""))
+    assert answer.startswith(b"HTTP/1.1 401 ")
+    assert answer.endswith(b"revoked")
+    assert edge.depot.received("north", file.sha256) is None
+    assert "cut-revoked" not in edge.record.refused
+
+    monkeypatch.setattr("stillroom.server.edge.REFUSED_S", 0.1)
+    with connected() as tls, contextlib.suppress(ConnectionError):
+        assert tls.recv(1) == b""
+    assert edge.record.refused["cut-revoked"] == 1
 
 
 def test_a_server_of_another_consortium(edge: Any, transfer: Any, blob: Any) -> None:

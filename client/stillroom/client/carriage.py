@@ -29,6 +29,7 @@ from flwr.supercore.object_store.object_store import NoObjectInStoreError
 from flwr.supernode.nodestate import NodeState
 
 from stillroom.client.alongside import alongside
+from stillroom.client.breaks import Expired, RunEnded, RunnerLost, Stopped
 from stillroom.client.gate import Gate, Request
 from stillroom.client.handover import Handover, RunnerAway, Work, is_no_answer
 from stillroom.client.models import Models
@@ -49,22 +50,6 @@ MOST_OBJECTS_BYTES = 8 * SMALL
 
 Send = Callable[[str, Path, int], int]
 """Name, file and bytes: has the consortium hold a file; returns what went over the line."""
-
-
-class RunEnded(Exception):  # noqa: N818  # it says what happened, it is no failure of ours
-    """The server says that a message's run is over; the message is dropped."""
-
-
-class Stopped(Exception):  # noqa: N818  # likewise
-    """We were told to stop while waiting."""
-
-
-class Expired(Exception):  # noqa: N818  # likewise
-    """Nobody waits for the answer any more."""
-
-
-class RunnerLost(Exception):  # noqa: N818  # likewise
-    """The runner that was to answer lives no more; another one is to."""
 
 
 class Witness(Protocol):

@@ -22,7 +22,8 @@ from flwr.supercore.object_store import ObjectStore, ObjectStoreFactory
 from flwr.supernode.nodestate import NodeState, NodeStateFactory
 
 from stillroom.client.agreement import Agreement
-from stillroom.client.carriage import Carriage, Stopped
+from stillroom.client.breaks import Stopped
+from stillroom.client.carriage import Carriage
 from stillroom.client.consent_post import ConsentPost
 from stillroom.client.descriptions import Descriptions
 from stillroom.client.exchange import ExchangeFolder, runner_present

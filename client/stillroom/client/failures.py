@@ -4,7 +4,7 @@ from typing import Any
 
 import httpx
 
-from stillroom.client.carriage import RunEnded
+from stillroom.client.breaks import RunEnded
 from stillroom.client.compatibility import UPGRADE_REQUIRED, refused_over_version
 from stillroom.client.connection import Refused
 from stillroom.client.proxy import proxy_refused

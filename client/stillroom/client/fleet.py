@@ -35,7 +35,7 @@ from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
-from stillroom.client.carriage import RunEnded, Stopped
+from stillroom.client.breaks import RunEnded, Stopped
 from stillroom.client.compatibility import version_header
 from stillroom.client.failures import not_accepted, status_of, translate
 from stillroom.client.newcomer import may_be_known_soon

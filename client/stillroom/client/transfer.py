@@ -9,7 +9,6 @@ import contextlib
 import http.client
 import json
 import logging
-import random
 import ssl
 import threading
 from collections.abc import Callable, Iterator
@@ -18,10 +17,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from stillroom.client.breaks import Stopped
 from stillroom.client.cargo import Incoming, Outgoing
-from stillroom.client.carriage import Stopped
 from stillroom.client.compatibility import require_compatible
 from stillroom.client.connection import Dialler, Refused, failure, meaning
+from stillroom.client.patience import Patience
 from stillroom.common.errors import ContractError, StillroomError
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,6 @@ log = logging.getLogger(__name__)
 PREFIX = "/v1/stillroom/"
 PIECE = 128 * 1024
 """Bytes moved at a time; at most one piece that has arrived is lost with a line."""
-RETRY_FIRST_S, RETRY_MOST_S = 0.2, 2.0
 MOST_WRONG = 2
 """Whole files of another digest before it is no accident."""
 MOST_LOG = 17 << 20
@@ -39,28 +38,6 @@ MOST_WORDS = 1 << 16
 
 MOST_MARK = 100
 """Longest text that tells of news."""
-
-
-class Patience:
-    """The pauses between attempts: longer each time, short again after progress."""
-
-    def __init__(self, stop: threading.Event) -> None:
-        self._stop, self._pause = stop, RETRY_FIRST_S
-
-    def progress(self) -> None:
-        """Something got through."""
-        self._pause = RETRY_FIRST_S
-
-    def wait(self) -> None:
-        """Wait before the next attempt.
-
-        Raises:
-            Stopped: We were told to stop.
-        """
-        # Sites that lose the server together should not come back together.
-        if self._stop.wait(self._pause * random.uniform(0.8, 1.2)):  # noqa: S311  # no secret
-            raise Stopped
-        self._pause = min(self._pause * 2, RETRY_MOST_S)
 
 
 class Transfer:

@@ -5,7 +5,8 @@ Four locks, in this order:
 1. TLS 1.3 with a client certificate issued by the consortium's CA; anything else ends in the
    handshake, before a byte of HTTP is read.
 2. On every request the certificate must be that of a site that is enrolled now (``membership``);
-   connections of a site that was revoked are cut.
+   connections of a site that was revoked are cut. One on which nothing was ever let in is left a
+   moment for its refusal, so that whoever comes back learns why.
 3. ``/v1/fleet/`` only, and our own ``/v1/stillroom/``: Flower serves its Control and Runtime APIs on
    the same application, and those have no authorisation of their own.
 4. On every request the public key of the certificate must be the Flower node key in the header.
@@ -25,11 +26,10 @@ import binascii
 import logging
 import ssl
 import time
-from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -37,64 +37,32 @@ from typing_extensions import override
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from stillroom.common.errors import ConfigError
+from stillroom.common.pki.files import load_certificate
+from stillroom.common.pki.names import server_names
 from stillroom.common.versions import HEADER, About, Verdict, client_refusal, present, stated
 from stillroom.server.depot_api import answer
+from stillroom.server.edge_record import EdgeRecord, Traffic
 from stillroom.server.membership import Members, Peer, handshake_cause, read_peer
 from stillroom.server.site_api import ABOUT, PREFIX, SiteApi
 
 log = logging.getLogger(__name__)
 
 FLEET = "/v1/fleet/"
+REFUSED_S = 5.0
+"""How long a connection on which nothing was let in may wait for its refusal."""
 
 
 @dataclass(slots=True)
-class Traffic:
-    """What the edge has seen of one site since it started."""
+class Line:
+    """One connection.
 
-    certificate_sha256: str
-    tls_version: str
-    first_seen: float
-    last_seen: float
-    version: str | None = None
-    """The release that its courier stated last; None from one that states none."""
-    requests: int = 0
-    bytes_in: int = 0
-    bytes_out: int = 0
-    courier_at: float | None = None
-    """When its courier last spoke to Flower; other requests may come from anybody at the site."""
+    Attributes:
+        since: When it was made, by the steady clock.
+        let_in: Whether any request on it was handed to an application.
+    """
 
-
-@dataclass(slots=True)
-class EdgeRecord:
-    """Identities, versions and bytes as the edge saw them; refusals by reason."""
-
-    sites: dict[str, Traffic] = field(default_factory=dict)
-    refused: Counter[str] = field(default_factory=Counter)
-    handshakes_refused: Counter[str] = field(default_factory=Counter)
-
-    def as_json(self) -> dict[str, Any]:
-        """For ``edge.json``."""
-        return {
-            "sites": {name: asdict(traffic) for name, traffic in sorted(self.sites.items())},
-            "refused": dict(sorted(self.refused.items())),
-            "handshakes_refused": dict(sorted(self.handshakes_refused.items())),
-        }
-
-    def courier_heard(self, site: str) -> float | None:
-        """When ``site``'s courier last spoke to Flower, seconds since the epoch; None for never."""
-        traffic = self.sites.get(site)
-        return None if traffic is None else traffic.courier_at
-
-    def seen(self, peer: Peer, now: float) -> Traffic:
-        """The running record of ``peer``; a new certificate starts a new one."""
-        traffic = self.sites.get(str(peer.site))
-        if traffic is None or traffic.certificate_sha256 != peer.certificate_sha256:
-            traffic = Traffic(peer.certificate_sha256, peer.tls_version, now, now)
-            self.sites[str(peer.site)] = traffic
-        traffic.last_seen = now
-        traffic.tls_version = peer.tls_version
-        traffic.requests += 1
-        return traffic
+    since: float
+    let_in: bool = False
 
 
 class PeerProtocol(H11Protocol):
@@ -109,7 +77,7 @@ class PeerProtocol(H11Protocol):
         super().connection_made(transport)
         tls = transport.get_extra_info("ssl_object")
         peer = peer_of(tls) if tls is not None else None
-        self.app_state = {**self.app_state, "peer": peer}
+        self.app_state = {**self.app_state, "peer": peer, "line": Line(time.monotonic())}
 
 
 def peer_of(tls: ssl.SSLObject) -> Peer | None:
@@ -177,6 +145,8 @@ class FleetGate:
             log.warning("edge.refused", extra={"reason": why, "site": peer and peer.site})
             await _answer(send, 401, why)
             return
+        if (line := scope["state"].get("line")) is not None:
+            line.let_in = True
         traffic = self._record.seen(cast("Peer", peer), time.time())
 
         async def counted_receive() -> Message:
@@ -218,19 +188,32 @@ class FleetGate:
 
 
 async def _answer(send: Send, status: int, text: str) -> None:
-    headers = [(b"content-type", b"text/plain")]
+    body = text.encode("ascii")
+    headers = [
+        (b"content-type", b"text/plain"),
+        (b"content-length", str(len(body)).encode("ascii")),
+        (b"connection", b"close"),
+    ]
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": text.encode("ascii")})
+    await send({"type": "http.response.body", "body": body})
 
 
 def cut(connections: Iterable[asyncio.Protocol], members: Members, record: EdgeRecord) -> None:
-    """End every connection whose site has been revoked, or whose certificate has expired, since."""
+    """End every connection whose site has been revoked, or whose certificate has expired, since.
+
+    At once where a request was let in on it: something may be under way. Where none was, every request
+    is refused by the gate, whoever asks; cut before that, a site would not learn why.
+    """
+    now = time.monotonic()
     for connection in connections:
         if not isinstance(connection, PeerProtocol):
             continue
         peer = cast("Peer | None", connection.app_state.get("peer"))
         why = members.refusal(peer)
         if why in {"revoked", "not-enrolled", "other-key", "expired"}:
+            line = cast("Line", connection.app_state["line"])
+            if not line.let_in and now - line.since < REFUSED_S:
+                continue
             record.refused[f"cut-{why}"] += 1
             log.warning("edge.cut", extra={"reason": why, "site": peer and peer.site})
             connection.transport.abort()
@@ -262,6 +245,8 @@ def tls_context(
     context.verify_mode = ssl.CERT_REQUIRED
     if record is not None:
         context.sslobject_class = _counting(record)
+        names = server_names(load_certificate(certificate))
+        context.sni_callback = lambda _tls, name, _context: record.asked_for(name, names)
     return context
 
 

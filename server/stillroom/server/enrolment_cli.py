@@ -212,14 +212,10 @@ def _read_request(path: Path) -> "KeyRequest":
 
 def _dialled(settings: ServerConfig) -> str:
     """The first name in the server's certificate: what sites are told to dial."""
-    from cryptography import x509
-
     from stillroom.common.pki.files import load_certificate
+    from stillroom.common.pki.names import server_names
 
-    names = load_certificate(settings.tls.certificate).extensions.get_extension_for_class(
-        x509.SubjectAlternativeName
-    )
-    hosts = [str(n.value) for n in names.value if not isinstance(n, x509.UniformResourceIdentifier)]
+    hosts = server_names(load_certificate(settings.tls.certificate))
     return hosts[0] if hosts else "HOST"
 
 

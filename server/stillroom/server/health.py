@@ -8,13 +8,13 @@ from stillroom.server.config import ServerConfig
 ANSWER_S = 5.0
 
 
-def require_serving(config: ServerConfig) -> None:
+def require_serving(config: ServerConfig, patience_s: float = ANSWER_S) -> None:
     """The inner listener answers; it opens last, so the others are open then.
 
     Raises:
         ResourceError: STR-520, it does not.
     """
-    line = http.client.HTTPConnection("127.0.0.1", config.inner_port, timeout=ANSWER_S)
+    line = http.client.HTTPConnection("127.0.0.1", config.inner_port, timeout=patience_s)
     try:
         line.request("GET", "/health")
         status = line.getresponse().status

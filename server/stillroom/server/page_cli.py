@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from stillroom.common.pages.options import FollowParent, Listen, Names, PasswordFile, PrivateKey
+
 Config = Annotated[
     Path, typer.Option("--config", "-c", help="The operator's server.toml.", show_default=False)
 ]
@@ -12,20 +14,14 @@ Config = Annotated[
 
 def page(
     config: Config,
-    listen: Annotated[
-        str, typer.Option(help="Address and port; other machines only behind a password and TLS.")
-    ] = "127.0.0.1:8490",
-    password_file: Annotated[
-        Path | None, typer.Option(help="Its first line is asked for (mode 0600).")
-    ] = None,
+    listen: Listen = "127.0.0.1:8490",
+    password_file: PasswordFile = None,
     certificate: Annotated[
         Path | None, typer.Option(help="PEM, for TLS; [tls] of server.toml has one.")
     ] = None,
-    private_key: Annotated[Path | None, typer.Option(help="Its key (PEM).")] = None,
-    name: Annotated[
-        list[str] | None, typer.Option(help="Another name under which a browser asks for it.")
-    ] = None,
-    follow_parent: Annotated[int | None, typer.Option("--follow-parent", hidden=True)] = None,
+    private_key: PrivateKey = None,
+    name: Names = None,
+    follow_parent: FollowParent = None,
 ) -> None:
     """Serve the operator's page and its metrics; reads the server's files and changes nothing."""
     from stillroom.common.lifetime import follow

@@ -5,7 +5,7 @@ import time
 from collections import Counter
 
 from stillroom.common.log_entries import UNSTAMPED, Refused, timestamp
-from stillroom.server.edge import EdgeRecord
+from stillroom.server.edge_record import EdgeRecord
 from stillroom.server.logbook import Logbook
 
 SUM_UP_EVERY_S = 900.0

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from flwr.supercore.superexec.run_superexec import run_superexec
 
+from stillroom.server.alive import EXECUTE, alive
 from stillroom.server.config import ServerConfig
 
 
@@ -21,12 +22,14 @@ def execute(config: ServerConfig) -> None:
     # flwr-serverapp is looked up on PATH; it must be the one beside this interpreter.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     os.environ["FLWR_HOME"] = str(config.state / "flwr")
-    run_superexec(
-        runtime_api_address=config.inner_address,
-        insecure=True,
-        superexec_auth_secret=superexec_secret(config),
-        runtime_dependency_install=False,
-    )
+    secret = superexec_secret(config)
+    with alive(config, EXECUTE):
+        run_superexec(
+            runtime_api_address=config.inner_address,
+            insecure=True,
+            superexec_auth_secret=secret,
+            runtime_dependency_install=False,
+        )
 
 
 def superexec_secret(config: ServerConfig) -> bytes:

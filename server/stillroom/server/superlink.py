@@ -33,15 +33,17 @@ from typing_extensions import override
 
 from stillroom.common.pki.files import check_pair, load_certificate, load_key
 from stillroom.common.shortcut import Shortcut
+from stillroom.server.alive import SERVE, alive
 from stillroom.server.bells import REPLIES, TASKS, Belfry, Bell
-from stillroom.server.chores import keep_out, keep_record, keep_runs
+from stillroom.server.chores import heard_before, keep_out, keep_record, keep_runs
 from stillroom.server.config import ServerConfig
 from stillroom.server.consents import receive as receive_consent
 from stillroom.server.depot import Depot
 from stillroom.server.depot_api import DepotApi
 from stillroom.server.descriptions import description
 from stillroom.server.door import door_app, door_context
-from stillroom.server.edge import EdgeRecord, FleetGate, PeerProtocol, tls_context
+from stillroom.server.edge import FleetGate, PeerProtocol, tls_context
+from stillroom.server.edge_record import EdgeRecord
 from stillroom.server.enrolment import Authority, load_consortium, open_registry
 from stillroom.server.layers import without_idle_layers
 from stillroom.server.listeners import Listener, bind, serve_all
@@ -76,11 +78,12 @@ def serve(config: ServerConfig) -> None:
     book = open_logbook(config)
     if book is not None:
         _settle_log(config, book)
-    record = EdgeRecord()
+    record = EdgeRecord(heard=heard_before(config.state / "edge"))
     context = tls_context(tls.ca, tls.certificate, tls.private_key, record)
     config.state.mkdir(parents=True, exist_ok=True)
     secret = superexec_secret(config)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(alive(config, SERVE))
         # 2. The ports are ours.
         inner_socket = stack.enter_context(bind("127.0.0.1", config.inner_port))
         edge_socket = stack.enter_context(bind(config.edge_host, config.edge_port))

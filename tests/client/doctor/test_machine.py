@@ -7,12 +7,11 @@ import pytest
 from stillroom.client.doctor.folders import GIB, MIB, room
 from stillroom.client.doctor.machine import (
     GpuSeen,
-    MemorySeen,
     gpu_finding,
     look_at_gpu,
-    look_at_memory,
     memory_finding,
 )
+from stillroom.common.memory import MemorySeen, look_at_memory
 
 
 def system(root: Path, files: dict[str, str]) -> Path:

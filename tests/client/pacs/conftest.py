@@ -1,5 +1,6 @@
 """A real Orthanc on loopback, with a user, an AE title and a few objects; one a session."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -7,6 +8,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -63,7 +65,7 @@ class Orthanc:
             method, f"http://127.0.0.1:{self.http}{path}", auth=(USER, PASSWORD), timeout=60, **more
         )
         answer.raise_for_status()
-        return answer.json()
+        return answer.json() if answer.content else None
 
     def clear(self) -> None:
         """Forget every patient."""
@@ -96,9 +98,9 @@ class Orthanc:
         return section(folder, dimse=dimse | more.pop("dimse", {}), **more)
 
 
-@pytest.fixture(scope="session")
-def running_orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
-    """Started once; skipped where it is not installed, which CI does not allow."""
+@contextlib.contextmanager
+def started(folder: Path, **more: Any) -> Iterator[Orthanc]:
+    """One with ``more`` settings; skipped where it is not installed, which CI does not allow."""
     program = shutil.which("Orthanc", path=f"{os.environ['PATH']}:/usr/sbin")
     if program is None or not PLUGIN.exists():
         reason = (
@@ -107,7 +109,6 @@ def running_orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthan
         if os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)
-    folder = tmp_path_factory.mktemp("orthanc")
     http, dicom, store = free_ports(3)
     site = {"AET": SITE_AE, "Host": "127.0.0.1", "Port": store}
     allow = {f"Allow{what}": True for what in ("Echo", "Find", "Move", "Get", "Store")}
@@ -129,8 +130,9 @@ def running_orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthan
                 "DicomAlwaysAllowGet": False,
                 "DicomAlwaysAllowMove": False,
                 "DicomAlwaysAllowStore": False,
-                "DicomModalities": {"site": site | allow},
+                "DicomModalities": {"site": site | allow | more.pop("site", {})},
                 "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
+                **more,
             }
         )
     )
@@ -145,6 +147,19 @@ def running_orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthan
     finally:
         process.terminate()
         process.wait(10)
+
+
+@pytest.fixture(scope="session")
+def running_orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
+    """Started once."""
+    with started(tmp_path_factory.mktemp("orthanc")) as orthanc:
+        yield orthanc
+
+
+@pytest.fixture(scope="session")
+def start_orthanc() -> Callable[..., AbstractContextManager[Orthanc]]:
+    """Starts another one, with settings of its own."""
+    return started
 
 
 @pytest.fixture

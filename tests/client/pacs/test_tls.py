@@ -5,7 +5,7 @@ import http.server
 import ipaddress
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,9 @@ from cryptography.x509.oid import NameOID
 from pynetdicom.ae import ApplicationEntity
 from typing_extensions import override
 
+from stillroom.client.pacs.archive import Archive, Series
+from stillroom.client.pacs.delivery import Delivery
+from stillroom.client.pacs.dimse import DimseArchive
 from stillroom.client.pacs.opening import open_archive
 from stillroom.client.pacs.section import PacsSection
 from stillroom.common.errors import DataError
@@ -138,3 +141,93 @@ def test_classic_dicom_over_tls(tmp_path: Path) -> None:
         assert check(tmp_path, dimse=dimse | {"ca": other.certificate}) == "STR-445"
     finally:
         server.shutdown()
+
+
+@dataclass(frozen=True)
+class Secured:
+    """An Orthanc that speaks DICOM over TLS alone, and papers of it, of this site and of strangers."""
+
+    orthanc: Any
+    folder: Path
+
+    def move(self, **changes: Any) -> Any:
+        """``[pacs.dimse]`` for C-MOVE to a port here, both over TLS."""
+        papers = {
+            "ca": self.folder / "pacs.pem",
+            "certificate": self.folder / "site.pem",
+            "private_key": self.folder / "site.key",
+        }
+        dimse = {"tls": True, "retrieve": "move", "timeout_s": 10} | papers | changes
+        return self.orthanc.dimse(self.folder, dimse=dimse).dimse
+
+    def speak(self, *, tls: bool) -> None:
+        """Tell it how this site's port is spoken to."""
+        site = {
+            "AET": "FLSITE",
+            "Host": "127.0.0.1",
+            "Port": self.orthanc.store,
+            "UseDicomTls": tls,
+        }
+        allow = {f"Allow{what}": True for what in ("Echo", "Find", "Move")}
+        self.orthanc.ask("PUT", "/modalities/site", json=site | allow)
+
+
+@pytest.fixture(scope="module")
+def secured(
+    start_orthanc: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Secured]:
+    folder = tmp_path_factory.mktemp("secured")
+    pacs, site, _ = (paper(folder, name) for name in ("pacs", "site", "other"))
+    settings = {
+        "DicomTlsEnabled": True,
+        "DicomTlsCertificate": str(pacs.certificate),
+        "DicomTlsPrivateKey": str(pacs.key),
+        "DicomTlsTrustedCertificates": str(site.certificate),
+        "DicomTlsRemoteCertificateRequired": True,
+        "DatabaseServerIdentifier": "secured",
+        "Plugins": [],
+    }
+    with start_orthanc(folder, site={"UseDicomTls": True}, **settings) as orthanc:
+        yield Secured(orthanc, folder)
+
+
+def fetched(archive: Archive, slices: Any) -> list[Any]:
+    """What a series brings; closes the archive."""
+    got: list[Any] = []
+    series = Series(slices[0].StudyInstanceUID, slices[0].SeriesInstanceUID, "CT", len(slices))
+    try:
+        assert archive.studies({"AccessionNumber": "ACC-1"}, 5) == [series.study_uid]
+        archive.fetch(series, None, got.append)
+    finally:
+        archive.close()
+    return got
+
+
+def refused(archive: Archive, slices: Any) -> str:
+    with pytest.raises(DataError) as caught:
+        fetched(archive, slices)
+    return caught.value.code
+
+
+def test_a_real_pacs_moves_over_tls(secured: Secured, ct_series: Callable[..., Any]) -> None:
+    """Query and delivery, each with a certificate on both sides; whatever does not fit is STR-445."""
+    secured.orthanc.clear()
+    slices = ct_series(2)
+    secured.orthanc.put(*slices)
+
+    assert len(fetched(DimseArchive(secured.move()), slices)) == 2
+    stranger = {"ca": secured.folder / "other.pem"}
+    assert refused(DimseArchive(secured.move(**stranger)), slices) == "STR-445"
+    own = {"certificate": secured.folder / "other.pem", "private_key": secured.folder / "other.key"}
+    assert refused(DimseArchive(secured.move(**own)), slices) in {"STR-443", "STR-445"}
+
+    # The query goes through; whoever comes to store_port shows a certificate of another CA.
+    archive = DimseArchive(secured.move())
+    archive._delivery = Delivery(secured.move(**stranger))
+    assert refused(archive, slices) == "STR-445"
+    # Or no certificate at all.
+    secured.speak(tls=False)
+    try:
+        assert refused(DimseArchive(secured.move()), slices) == "STR-445"
+    finally:
+        secured.speak(tls=True)

@@ -1,5 +1,6 @@
 """How instances come from a classic PACS: to a port opened here (C-MOVE), or back along the line (C-GET)."""
 
+import ssl
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -10,6 +11,7 @@ from pynetdicom import ALL_TRANSFER_SYNTAXES, build_role, evt
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
 from pynetdicom.presentation import build_context
+from typing_extensions import override
 
 from stillroom.client.pacs import kinds
 from stillroom.client.pacs.archive import Sink, StrayError
@@ -22,6 +24,7 @@ MOVE, GET = "1.2.840.10008.5.1.4.1.2.2.2", "1.2.840.10008.5.1.4.1.2.2.3"
 """Study Root Query/Retrieve Information Model: MOVE, GET (PS3.4 C.3)."""
 Associate = Callable[..., AbstractContextManager[Association]]
 
+HANDSHAKE_S = 10.0
 SUCCESS = 0x0000
 NOT_ASKED, NO_ROOM = 0xA900, 0xA700
 """What the PACS is told about an instance that is refused, and of one there is no room for (PS3.4 B.2.3)."""
@@ -36,17 +39,19 @@ class Delivery:
         self._sink: Sink | None = None
         self._failed: StillroomError | None = None
         self._arrived = 0
+        self._strangers = 0
         self._lock = threading.Lock()
 
     def fetch(self, associate: Associate, asked: Dataset, sink: Sink) -> None:
         """Ask for ``asked`` and hand what comes to ``sink``.
 
         Raises:
-            DataError: STR-451 nothing could be sent, STR-453 another status, or what ``sink`` raised.
+            DataError: STR-445 the PACS came to ``store_port`` without TLS that holds, STR-451 nothing
+                could be sent, STR-453 another status, or what ``sink`` raised.
             ResourceError: Another program has ``store_port`` (STR-501).
         """
         with self._lock:
-            self._sink, self._failed, self._arrived = sink, None, 0
+            self._sink, self._failed, self._arrived, self._strangers = sink, None, 0, 0
         try:
             statuses = self._get(associate, asked) if self._is_get else self._move(associate, asked)
         finally:
@@ -54,6 +59,8 @@ class Delivery:
                 self._sink = None
         if self._failed is not None:
             raise self._failed
+        if self._strangers and not self._arrived:
+            raise failure("STR-445", "The TLS handshake of the PACS with store_port failed.")
         _judge(statuses, self._arrived, is_move=not self._is_get)
 
     def close(self) -> None:
@@ -92,6 +99,7 @@ class Delivery:
             context = tls_context(
                 section.ca, section.certificate, section.private_key, is_server=True
             )
+            context.sslsocket_class = self._counting()
         try:
             return receiver.start_server(
                 (section.listen, section.store_port),
@@ -105,6 +113,29 @@ class Delivery:
                 fix="End the program that uses it, or agree on another port with the PACS.",
                 code="STR-501",
             ) from None
+
+    def _counting(self) -> type[ssl.SSLSocket]:
+        """Sockets that count failed handshakes, which pynetdicom drops without a word.
+
+        It shakes hands where it accepts: whoever connects and says nothing would keep the PACS out.
+        """
+
+        def count() -> None:
+            with self._lock:
+                self._strangers += 1
+
+        class Counting(ssl.SSLSocket):
+            @override
+            def do_handshake(self, block: bool = False) -> None:
+                self.settimeout(HANDSHAKE_S)
+                try:
+                    super().do_handshake(block)
+                except OSError:
+                    count()
+                    raise
+                self.settimeout(None)
+
+        return Counting
 
     def _take(self, event: evt.Event) -> int:
         """C-STORE: our answer is the status. Once one instance was refused, so are the rest."""

@@ -16,7 +16,7 @@ FIX = {
     ' retrieve = "get" or "move".',
     "STR-444": "Check user, password_file or headers_file, and that this user may query and retrieve.",
     "STR-445": "Write the CA that issued the PACS's certificate as `ca`, and use the name in that certificate"
-    " in url or host.",
+    " in url or host; have the PACS trust this site's certificate, and speak TLS to store_port.",
     "STR-449": "Run the same command again; if it stays so, ask the PACS administrator about this study.",
     "STR-451": "Ask the PACS administrator to enter calling_ae as a move destination with this machine's"
     " address and store_port, and open that port in the firewall inside the hospital.",

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from stillroom.client.config import SiteConfig
-    from stillroom.client.pacs.pull import State, Summary, Watcher
+    from stillroom.client.pacs.pull import Rhythm, State, Summary, Watcher
+    from stillroom.client.pacs.section import PacsSection
     from stillroom.client.pacs.wishes import Wish
 
 
@@ -49,38 +50,49 @@ def pull(
 
     from stillroom.client.config import SiteConfig
     from stillroom.client.pacs.hours import Window
-    from stillroom.client.pacs.journal import opened
-    from stillroom.client.pacs.opening import open_archive
-    from stillroom.client.pacs.pull import Pull, Rhythm
+    from stillroom.client.pacs.pull import Rhythm
 
     site = SiteConfig.load(config)
+    pacs = _section(site)
+    wishes = _wishes(accessions, csv, query, study_uid)
+    hours = None if now or pacs.hours is None else Window.parse(pacs.hours)
+    with _watched(Console(stderr=True, highlight=False), quiet=json_) as watcher:
+        summary = _fetch(site, wishes, Rhythm(hours, is_patient=not no_wait), watcher)
+    if json_:
+        typer.echo(json.dumps(_plain(summary)))
+    else:
+        _print(Console(highlight=False), summary)
+    _raise_for(summary)
+
+
+def _section(site: "SiteConfig") -> "PacsSection":
     if site.pacs is None:
         raise ConfigError(
             "site.toml has no [pacs].",
             fix="Write one; docs/hospital-it/pacs.md has an example.",
             code="STR-102",
         )
-    wishes = _wishes(accessions, csv, query, study_uid)
-    hours = None if now or site.pacs.hours is None else Window.parse(site.pacs.hours)
-    stderr = Console(stderr=True, highlight=False)
-    with opened(site.pacs.state) as (journal, key), _watched(stderr, quiet=json_) as watcher:
-        archive = open_archive(site.pacs)
-        try:
-            summary = Pull(
-                archive,
-                site.pacs,
-                journal,
-                key,
-                names=_names(site),
-                rhythm=Rhythm(hours, is_patient=not no_wait),
-                watcher=watcher,
-            ).run(wishes)
-        finally:
-            archive.close()
-    if json_:
-        typer.echo(json.dumps(_plain(summary)))
-    else:
-        _print(Console(highlight=False), summary)
+    return site.pacs
+
+
+def _fetch(
+    site: "SiteConfig", wishes: "Sequence[Wish]", rhythm: "Rhythm", watcher: "Watcher"
+) -> "Summary":
+    """One pull, from the opening of its journal to its close."""
+    from stillroom.client.pacs.journal import opened
+    from stillroom.client.pacs.opening import open_archive
+    from stillroom.client.pacs.pull import Pull
+
+    pacs = _section(site)
+    with opened(pacs.state) as (journal, key), closing(open_archive(pacs)) as archive:
+        puller = Pull(
+            archive, pacs, journal, key, names=_names(site), rhythm=rhythm, watcher=watcher
+        )
+        return puller.run(wishes)
+
+
+def _raise_for(summary: "Summary") -> None:
+    """The error that ended it, or one for what is missing; nothing where all is here."""
     if summary.ended is not None:
         raise summary.ended
     if failed := summary.count("failed"):

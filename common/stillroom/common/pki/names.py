@@ -55,6 +55,16 @@ def server_san(hosts: Sequence[str]) -> x509.SubjectAlternativeName:
     return x509.SubjectAlternativeName([uri, *map(_host, hosts)])
 
 
+def server_names(certificate: x509.Certificate) -> tuple[str, ...]:
+    """DNS names and addresses in the server's certificate, as one dials them; none without a SAN."""
+    try:
+        found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    except x509.ExtensionNotFound:
+        return ()
+    hosts = (n for n in found.value if isinstance(n, (x509.DNSName, x509.IPAddress)))
+    return tuple(str(host.value) for host in hosts)
+
+
 def site_name(certificate: x509.Certificate) -> str:
     """The site a certificate names. Does not verify who issued it: see ``verify``.
 

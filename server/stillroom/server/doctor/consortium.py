@@ -1,16 +1,14 @@
 """Registry, log, runs and sites, as they lie on the disk."""
 
-import sqlite3
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import closing
-from typing import Any
+from pathlib import Path
 
 from stillroom.common.checkup import Check, Finding, failed, ok, skipped, warning
 from stillroom.common.tlog.checkpoint import Checkpoint, open_checkpoint
 from stillroom.common.tlog.folder import CHECKPOINT, LogFolder
 from stillroom.common.tlog.merkle import verify_consistency
-from stillroom.server.doctor.examination import Examination
+from stillroom.server.doctor.examination import Examination, is_whole
 from stillroom.server.log import Log
 from stillroom.server.logbook import open_logbook
 from stillroom.server.run_status import Standing, standing
@@ -19,6 +17,10 @@ from stillroom.server.store.runs import Runs
 
 SOON_DAYS = 7
 SILENT_S = 24 * 3600.0
+NEWEST = (
+    "Put back the newest copy of the log (docs/operators/log.md); `stillroom-audit verify` says what "
+    "a copy holds."
+)
 SHOWN = 5
 """Names in a sentence."""
 
@@ -32,72 +34,134 @@ def registry(exam: Examination) -> Finding:
             "Name one in server.toml (`init` makes it).",
             told="none",
         )
-    sites = exam.sites
-    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
-        verdict = str(db.execute("PRAGMA quick_check").fetchone()[0])
-    if verdict != "ok":
+    if path.exists() and not is_whole(path):
         return failed(
             "The registry's file is damaged.",
             "Restore it from a backup; the log says what has changed since.",
             "STR-101",
             told="damaged",
         )
-    counts = Counter(site.status for site in sites)
+    counts = Counter(site.status for site in exam.sites)
     said = ", ".join(f"{number} {status}" for status, number in sorted(counts.items())) or "empty"
     return ok(f"Whole; sites: {said}.", told=said)
 
 
+def flower(exam: Examination) -> Finding:
+    """Flower's own state, where it is a file."""
+    if exam.config.registry is not None:
+        return skipped("Flower keeps its state in memory here")
+    path = Path(exam.config.database)
+    if not path.exists():
+        if exam.edge is None:
+            return ok("Flower's state will be made on the first start.", told="not there yet")
+        return failed(
+            "Flower's state is gone: it knows no site any more.",
+            f"Restore {path}, or let every site in again (`stillroom-server site register`).",
+            "STR-101",
+            told="gone",
+        )
+    if not is_whole(path):
+        return failed(
+            "The file of Flower's state is damaged.",
+            f"Restore {path}; or move it away, start again, and let every site in again "
+            "(`stillroom-server site register`).",
+            "STR-101",
+            told="damaged",
+        )
+    return ok("Flower's state is whole.", told="whole")
+
+
 def log(exam: Examination) -> Finding:
-    """Whether what is published is what was promised, to the last entry."""
+    """Whether what is published is what was promised, to the last entry, and what sites vouched for."""
     book = open_logbook(exam.config)
     if book is None:
         return skipped("the consortium has no log")
-    return log_finding(book.log)
+    found = log_finding(book.log)
+    if found.outcome == "failed":
+        return found
+    if found.told == "empty" and any(site.status == ENROLLED for site in exam.sites):
+        # Every approval is an entry: it can be empty only before the first.
+        return failed("The log is gone, and its guard too.", NEWEST, "STR-221", told="gone")
+    head = _checkpoint(book.log, book.log.guard)
+    size = 0 if head is None else head.size
+    further = [site for site, note in book.cosigned.newest().items() if size < _size(note.text)]
+    if further:
+        return failed(
+            f"{further[0]} has vouched for more entries than the log has: it was put back.",
+            NEWEST,
+            "STR-221",
+            told=f"{len(further)} sites have vouched for more",
+        )
+    return found
+
+
+def _size(text: str) -> int:
+    try:
+        return Checkpoint.parse(text).size
+    except ValueError:
+        return 0
 
 
 def log_finding(kept: Log) -> Finding:
     """What published checkpoint, guard and tiles say together. Reads, changes nothing."""
-    published = _checkpoint(kept, kept.folder / CHECKPOINT)
-    promised = _checkpoint(kept, kept.guard)
+    try:
+        published = _checkpoint(kept, kept.folder / CHECKPOINT)
+        promised = _checkpoint(kept, kept.guard)
+    except ValueError:
+        return failed(
+            "The log's checkpoint or its guard is damaged, or another key signed it.",
+            "Put both back from the newest copy (docs/operators/log.md); delete nothing.",
+            "STR-221",
+            told="checkpoint damaged",
+        )
     if published is None and promised is None:
         return ok("The log is empty.", told="empty")
-    broken = failed(
-        "The log does not continue what was promised of it.",
-        "Put back the newest copy of the log; `stillroom-audit verify` says what a copy holds.",
-        "STR-221",
-        told="does not continue the guard",
-    )
-    if promised is None or published is None:
-        return broken
-    if published.size > promised.size:
-        return broken
-    try:
-        tree = LogFolder(kept.folder, published.size)
-        whole = tree.root() == published.root
-        if published.size < promised.size:
-            longer = LogFolder(kept.folder, promised.size)
-            path = longer.consistency(published.size)
-            whole = whole and verify_consistency(
-                published.size, published.root, promised.size, promised.root, path
-            )
-    except ValueError:
-        whole = False
-    if not whole:
-        return broken
-    behind = promised.size - published.size
+    if promised is None or not _continues(kept, published, promised):
+        return failed(
+            "The log does not continue what was promised of it.",
+            NEWEST,
+            "STR-221",
+            told="does not continue the guard",
+        )
+    shown = 0 if published is None else published.size
+    behind = promised.size - shown
     if behind:
         return warning(
-            f"{published.size} entries are published, {behind} more are promised.",
+            f"{shown} entries are published, {behind} more are promised.",
             "Start the server: it finishes the append that was cut short.",
             told=f"{behind} not published yet",
         )
-    return ok(f"{published.size} entries, as promised.", told=f"{published.size} entries")
+    return ok(f"{shown} entries, as promised.", told=f"{shown} entries")
 
 
-def _checkpoint(kept: Log, path: Any) -> Checkpoint | None:
+def _continues(kept: Log, published: Checkpoint | None, promised: Checkpoint) -> bool:
+    """Whether the tiles are those of ``promised``, and begin with what is published."""
+    if published is not None and published.size > promised.size:
+        return False
+    try:
+        tree = LogFolder(kept.folder, promised.size)
+        if tree.root() != promised.root:
+            return False
+        if published is None or published.size == 0:
+            return True
+        if published.size == promised.size:
+            return published.root == promised.root
+        return verify_consistency(
+            published.size,
+            published.root,
+            promised.size,
+            promised.root,
+            tree.consistency(published.size),
+        )
+    except ValueError:
+        return False
+
+
+def _checkpoint(kept: Log, path: Path) -> Checkpoint | None:
+    """What is signed there; None where there is no file. ValueError: it is damaged."""
     try:
         return open_checkpoint(path.read_bytes(), kept.verifier)[0]
-    except (OSError, ValueError):
+    except FileNotFoundError:
         return None
 
 
@@ -105,7 +169,15 @@ def runs(exam: Examination) -> Finding:
     """What is wanted, and what of it goes on."""
     if not exam.config.runs.exists():
         return ok("No run yet.", told="none")
-    with Runs(exam.config.runs) as table:
+    if not is_whole(exam.config.runs):
+        return failed(
+            "The table of runs is damaged.",
+            f"Restore {exam.config.runs} from a backup. Without one move it away: no folder of a run "
+            "is lost, and open runs cannot be resumed.",
+            "STR-101",
+            told="damaged",
+        )
+    with Runs(exam.config.runs, read_only=True) as table:
         found = [(run.name, standing(run)) for run in table.all()]
     return runs_finding(found)
 
@@ -135,19 +207,17 @@ def runs_finding(found: Sequence[tuple[str, Standing]]) -> Finding:
 
 def silent(exam: Examination) -> Finding:
     """Enrolled sites that the edge has not heard for a day."""
-    if not exam.traffic:
+    if exam.edge is None:
         return skipped("the edge has not run yet")
-    return silent_finding(exam.sites, exam.traffic, exam.now.timestamp())
+    return silent_finding(exam.sites, exam.edge.heard, exam.now.timestamp())
 
 
-def silent_finding(sites: Sequence[SiteRecord], traffic: Mapping[str, Any], now: float) -> Finding:
-    """What the last sights of them mean. Pure."""
-    enrolled = [site.name for site in sites if site.status == ENROLLED] or sorted(traffic)
-    quiet = [
-        name
-        for name in enrolled
-        if name not in traffic or now - float(traffic[name]["last_seen"]) > SILENT_S
-    ]
+def silent_finding(sites: Sequence[SiteRecord], heard: Mapping[str, float], now: float) -> Finding:
+    """What the last sights of them mean; one that was never heard counts from its approval. Pure."""
+    last = {site.name: site.changed_at for site in sites if site.status == ENROLLED}
+    last = {name: heard.get(name, at) for name, at in last.items()} or dict(heard)
+    enrolled = sorted(last)
+    quiet = [name for name in enrolled if now - last[name] > SILENT_S]
     told = f"{len(quiet)} of {len(enrolled)} silent"
     if quiet:
         return warning(
@@ -191,8 +261,9 @@ def _names(names: Sequence[str]) -> str:
 
 CHECKS: tuple[Check[Examination], ...] = (
     Check("registry", registry, ("server.toml",)),
-    Check("log", log, ("consortium", "private keys")),
-    Check("runs", runs, ("server.toml",)),
+    Check("Flower's state", flower, ("server.toml", "state folder")),
+    Check("log", log, ("consortium", "private keys", "state folder", "registry")),
+    Check("runs", runs, ("server.toml", "state folder"), unless=("processes", "edge port")),
     Check("site certificates", certificates, ("registry",)),
     Check("silent sites", silent, ("registry",)),
 )

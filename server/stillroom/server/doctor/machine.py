@@ -1,26 +1,29 @@
-"""State folder, disk, clock and ports of the server's machine."""
+"""State folder, disk, memory and clock of the server's machine."""
 
 import contextlib
 import ctypes
 import errno
-import hashlib
 import os
 import secrets
 import shutil
-import socket
-import ssl
-from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
-from cryptography.hazmat.primitives.serialization import Encoding
-
 from stillroom.common.checkup import Check, Finding, failed, ok, skipped, warning
-from stillroom.common.pki.files import load_certificate
+from stillroom.common.log_entries import parse_entry
+from stillroom.common.memory import MemorySeen, look_at_memory
+from stillroom.common.study import PreparedStudy
+from stillroom.common.tlog.checkpoint import Checkpoint
+from stillroom.common.tlog.folder import CHECKPOINT, LogFolder
+from stillroom.common.tlog.note import parse_note
 from stillroom.server.doctor.examination import Examination
 
 GIB = 1 << 30
 LITTLE, TOO_LITTLE = 5 * GIB, 512 << 20
 """Bytes. A round of the paper's student writes a quarter of a GiB per site."""
+BASE, PER_MODEL = 400 << 20, 1.5
+"""Bytes, and of the largest update of a run: 650 MiB were measured for one of 249 MB."""
+BEHIND_S = 120.0
 TIME_ERROR = 5
 """adjtimex(2): the kernel's clock is not synchronised."""
 
@@ -30,6 +33,13 @@ def state(exam: Examination) -> Finding:
     folder = exam.config.state
     if not folder.exists():
         return ok("It will be made on the first start.", told="not there yet")
+    if folder.stat().st_mode & 0o002:
+        return failed(
+            "Everybody on this machine can write in `state`, and so decide what runs.",
+            f"Run `chmod 700 {folder}`, and look at what is in it.",
+            "STR-202",
+            told="open to others",
+        )
     probe = folder / f".doctor-{secrets.token_hex(4)}"
     try:
         probe.write_bytes(b"\0" * 4096)
@@ -69,9 +79,62 @@ def disk_finding(free: int) -> Finding:
     return ok(f"{told} for `state`.", told=told)
 
 
+def memory(exam: Examination) -> Finding:
+    """What the server's processes may have, against what the models of its runs need."""
+    most = 0
+    for run in exam.open_runs:
+        with contextlib.suppress(OSError, ValueError):  # "studies" says so
+            raw = (run.study / "study.json").read_bytes()
+            stages = PreparedStudy.model_validate_json(raw).stages.values()
+            most = max([most, *(stage.manifest.nbytes for stage in stages)])
+    return memory_finding(look_at_memory(exam.system), BASE + int(PER_MODEL * most))
+
+
+def memory_finding(seen: MemorySeen, need: int) -> Finding:
+    """What it means. Pure."""
+    limited = seen.limit is not None
+    whose = "This container or unit may use" if limited else "This machine has"
+    told = f"{seen.most / GIB:.1f} GiB for {need / GIB:.1f} GiB"
+    if seen.most < need:
+        return failed(
+            f"The server and its runs need {need / GIB:.1f} GiB of memory. {whose} "
+            f"{seen.most / GIB:.1f} GiB.",
+            "Raise the memory limit of the container or unit."
+            if limited and seen.total >= need
+            else "Run the server on a machine with more memory.",
+            "STR-503",
+            told=told,
+        )
+    return ok(f"{whose} {seen.most / GIB:.1f} GiB of memory.", told=told)
+
+
 def clock(exam: Examination) -> Finding:
-    """Whether the kernel says that its clock is kept."""
+    """Whether this machine's clock is kept, and not behind what the log has seen."""
+    written = last_written(exam.config.log)
+    if written is not None and exam.now.timestamp() < written - BEHIND_S:
+        return behind_finding(written - exam.now.timestamp())
     return clock_finding(kernel_clock())
+
+
+def last_written(log: Path) -> float | None:
+    """Time of the log's last entry, unproven; None where it cannot be read: "log" says so."""
+    try:
+        size = Checkpoint.parse(parse_note((log / CHECKPOINT).read_bytes()).text).size
+        _, raw = next(LogFolder(log, size).entries(size - 1))
+        return datetime.fromisoformat(parse_entry(raw).time).timestamp()
+    except (OSError, ValueError, StopIteration):
+        return None
+
+
+def behind_finding(seconds: float) -> Finding:
+    """The log was written in the future. Pure."""
+    far = f"{seconds / 3600:.1f} h" if seconds > 2 * 3600 else f"{seconds / 60:.0f} min"
+    return failed(
+        f"This machine's clock is at least {far} behind: the log's last entry was written later.",
+        "Set it (`timedatectl set-ntp true`): certificates and consents are judged by it.",
+        "STR-201",
+        told=f"{far} behind the log",
+    )
 
 
 def clock_finding(answer: int | None) -> Finding:
@@ -97,76 +160,6 @@ def kernel_clock() -> int | None:
     return int(answer) if answer >= 0 else None
 
 
-def edge_port(exam: Examination) -> Finding:
-    """Whether it is free, or served by this very server."""
-    config = exam.config
-    mine = hashlib.sha256(
-        load_certificate(config.tls.certificate).public_bytes(Encoding.DER)
-    ).hexdigest()
-    return port_finding(
-        "edge", is_free(config.edge_host, config.edge_port), lambda: _shown(exam) == mine
-    )
-
-
-def inner_port(exam: Examination) -> Finding:
-    """Likewise; where the edge is served, whoever has this port is its own process."""
-    config = exam.config
-    free, edge_free = (
-        is_free("127.0.0.1", config.inner_port),
-        is_free(config.edge_host, config.edge_port),
-    )
-    if free and not edge_free:
-        return warning(
-            "The edge's port is taken, and nothing answers at the inner one.",
-            "See who has the edge's port (`ss -ltnp`).",
-            "STR-501",
-            told="free, while the edge is taken",
-        )
-    return port_finding("inner", free, lambda: not edge_free)
-
-
-def port_finding(which: str, free: bool, is_ours: Callable[[], bool]) -> Finding:  # noqa: FBT001
-    """What a port's state means."""
-    if free:
-        return ok(f"The {which} port is free: the server does not run.", told="free")
-    if is_ours():
-        return ok(f"The {which} port is served by this server.", told="served")
-    return failed(
-        f"Another program has the {which} port.",
-        "Stop it (see `ss -ltnp`), or change the port in server.toml.",
-        "STR-501",
-        told="taken by another",
-    )
-
-
-def is_free(host: str, port: int) -> bool:
-    """Whether one could listen there."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            # No right to a low port, or no such address: that is not "taken".
-            return error.errno not in {errno.EADDRINUSE}
-    return True
-
-
-def _shown(exam: Examination) -> str:
-    """SHA-256 of the certificate that the edge's port shows; empty where it shows none."""
-    config = exam.config
-    host = "127.0.0.1" if config.edge_host in {"0.0.0.0", "::"} else config.edge_host  # noqa: S104
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    try:
-        with (
-            socket.create_connection((host, config.edge_port), exam.patience_s) as plain,
-            context.wrap_socket(plain, server_hostname="localhost") as tls,
-        ):
-            return hashlib.sha256(tls.getpeercert(binary_form=True) or b"").hexdigest()
-    except OSError:
-        return ""
-
-
 def secret(exam: Examination) -> Finding:
     """What the server and its SuperExec know each other by."""
     path: Path = exam.config.secret_file
@@ -182,11 +175,10 @@ def secret(exam: Examination) -> Finding:
     return ok("The SuperExec's secret is this account's alone.", told="closed to others")
 
 
+CLOCK: Check[Examination] = Check("clock", clock, ("server.toml",))
 CHECKS: tuple[Check[Examination], ...] = (
     Check("state folder", state, ("server.toml",)),
-    Check("disk", disk, ("server.toml",)),
-    Check("clock", clock),
-    Check("edge port", edge_port, ("server.toml",)),
-    Check("inner port", inner_port, ("server.toml",)),
-    Check("SuperExec secret", secret, ("server.toml",)),
+    Check("disk", disk, ("server.toml",), unless=("state folder",)),
+    Check("memory", memory, ("server.toml", "state folder")),
+    Check("SuperExec secret", secret, ("server.toml", "state folder")),
 )

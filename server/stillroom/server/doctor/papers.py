@@ -1,12 +1,17 @@
 """The server's certificate and keys, the CA, and the consortium's description."""
 
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
+from ipaddress import ip_address
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 
 from stillroom.common.checkup import Check, Finding, failed, ok, skipped, warning
+from stillroom.common.errors import StillroomError
 from stillroom.common.pki.files import check_pair, load_certificate, load_key, load_signing_key
+from stillroom.common.pki.names import server_names
 from stillroom.server.doctor.examination import Examination
 from stillroom.server.enrolment import load_consortium
 
@@ -26,7 +31,11 @@ def private_keys(exam: Examination) -> Finding:
     if tls.ca_key is not None:
         load_key(tls.ca_key)
         keys += 1
-    if exam.config.consortium is not None and load_consortium(exam.config).log_key_hex is not None:
+    promises_log = False
+    if exam.config.consortium is not None:
+        with suppress(StillroomError):  # "consortium" says so
+            promises_log = load_consortium(exam.config).log_key_hex is not None
+    if promises_log:
         load_signing_key(exam.config.log_key)
         keys += 1
     return ok(f"{keys} private keys are this account's alone.", told=f"{keys} closed to others")
@@ -89,10 +98,55 @@ def consortium(exam: Examination) -> Finding:
     return ok(f"{found.name}, {count} operator(s).", told=f"{count} operator(s)")
 
 
+def names(exam: Examination) -> Finding:
+    """Whether the certificate names what sites dial."""
+    known = server_names(load_certificate(exam.config.tls.certificate))
+    dialled = () if exam.edge is None else exam.edge.names_dialled
+    return names_finding(known, dialled, exam.config.edge_host)
+
+
+def names_finding(known: Sequence[str], dialled: Sequence[str], edge_host: str) -> Finding:
+    """What the two together mean; an address that is dialled cannot be seen here. Pure.
+
+    Args:
+        known: Names and addresses in the certificate.
+        dialled: Names that somebody asked the edge for.
+        edge_host: Where the edge listens.
+    """
+    fix = (
+        "If sites dial it, make a certificate with every name and address that they use "
+        "(`stillroom-server renew-certificate --host ...`), and start `serve` again."
+    )
+    if all(map(_is_loopback, known)) and not _is_loopback(edge_host):
+        return failed(
+            "The certificate names nothing that another machine could dial.",
+            fix,
+            "STR-201",
+            told="names this machine alone",
+        )
+    missing = sorted(set(dialled) - set(known))
+    if missing:
+        return warning(
+            f"Somebody dials {missing[0]}, which the server's certificate does not name.",
+            fix,
+            "STR-201",
+            told=f"{len(missing)} names dialled that it has not",
+        )
+    return ok(f"The certificate names {', '.join(known)}.", told=f"{len(known)} names")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+SETTINGS: Check[Examination] = Check("server.toml", server_toml)
 CHECKS: tuple[Check[Examination], ...] = (
-    Check("server.toml", server_toml),
     Check("private keys", private_keys, ("server.toml",)),
-    Check("CA", authority, ("server.toml",)),
-    Check("certificate", certificate, ("private keys", "CA")),
-    Check("consortium", consortium, ("server.toml",)),
+    Check("CA", authority, ("server.toml",), unless=("clock",)),
+    Check("certificate", certificate, ("private keys", "CA"), unless=("clock",)),
+    Check("server names", names, ("certificate",)),
+    Check("consortium", consortium, ("server.toml",), unless=("CA",)),
 )
