@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
 
-WIDTH, HEIGHT = 900, 430
-LEFT, RIGHT, TOP, BOTTOM = 70, 250, 86, 56
+WIDTH, HEIGHT = 920, 430
+LEFT, RIGHT, TOP, BOTTOM = 70, 270, 86, 56
 INK, FAINT, GRID = "#1d1f21", "#5f6368", "#e6e3dc"
 COLOURS = ("#1f6f8b", "#c8553d", "#6a8d3f", "#8a5a9e", "#b9852c", "#5b6770", "#2f9c8f", "#a03060")
 PASS, FAIL, OPEN = "#3b7d3a", "#b3362b", "#8a8a8a"
