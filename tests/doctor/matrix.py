@@ -164,7 +164,8 @@ def main() -> int:
                 sections["client"] = client_section(rows, wrong, command)
                 named, tried = named + sum(r.named for r in rows), tried + len(rows)
                 alarms = [*alarms, *wrong, *([command] if "traceback" in command else [])]
-                say(f"faketime +1h: {command}")
+                if command:
+                    say(f"faketime +1h: {command}")
     for alarm in alarms:
         say(f"FALSE ALARM {alarm}")
     if not only and arguments.page is not None:

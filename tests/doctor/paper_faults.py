@@ -67,7 +67,11 @@ def other_key(place: Place, config: Path) -> Iterator[None]:
 
 
 @fault(
-    "new key, not enrolled", "certificate for a fresh key", "admission", "STR-206", "another key"
+    "new key, not enrolled",
+    "certificate for a fresh key",
+    "admission",
+    "STR-206",
+    "knows this site with another key",
 )
 def fresh_key(place: Place, config: Path) -> Iterator[None]:
     """A pair that fits, and that nobody approved."""
@@ -142,7 +146,13 @@ def elsewhere(place: Place, config: Path) -> Iterator[None]:
         yield
 
 
-@fault("revoked", "`site revoke` while the server runs", "admission", "STR-206", "was revoked")
+@fault(
+    "revoked",
+    "`site revoke` while the server runs",
+    "admission",
+    "STR-206",
+    "This site was revoked",
+)
 def revoked(place: Place, config: Path) -> Iterator[None]:
     """By the operator; this site is another one from here on, since nothing undoes it."""
     place.become(config, THIRD)
