@@ -64,11 +64,16 @@ def test_ctrl_c_is_one_line_and_130(
     scratch = tmp_path / "scratch"
     words = ["run.py", "--scratch", str(scratch), *(["--keep"] if keep else [])]
     monkeypatch.setattr(sys, "argv", words)
-    before = signal.getsignal(signal.SIGTERM)
+    # Started in the background of a shell, this process would not hear of Ctrl-C at all.
+    before = {
+        signal.SIGTERM: signal.getsignal(signal.SIGTERM),
+        signal.SIGINT: signal.signal(signal.SIGINT, signal.default_int_handler),
+    }
     try:
         status = run.main()
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
     assert status == 130
     assert done == (["removed"] if keep else ["removed", "cleared"])
