@@ -108,8 +108,12 @@ def test_every_query_returns_data(prometheus: str) -> None:
         until = time.monotonic() + 60
         while True:
             try:
-                if len(ask("increase(stillroom_client_refusals_total[1h])")) and len(
-                    ask("increase(stillroom_server_refused_total[1h])")
+                # Until it has read its own files it listens, and answers 503.
+                ready = client.get("/-/ready").is_success
+                if (
+                    ready
+                    and len(ask("increase(stillroom_client_refusals_total[1h])"))
+                    and len(ask("increase(stillroom_server_refused_total[1h])"))
                 ):
                     break
             except httpx.TransportError:
