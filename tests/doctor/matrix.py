@@ -15,43 +15,24 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from faults import FAULTS, Fault
+from faults import FAULTS, Fault, Row
 from page import client_section, server_section, write_page
 from place import HOST, Place, enter, names
 from server_matrix import try_server
 
 from stillroom.client.doctor.checks import CHECKS
+from stillroom.client.doctor.examination import Examination
 from stillroom.common.checkup import Result, examine
 
 TABLES = ("network_faults", "paper_faults", "house_faults", "pacs_faults")
 NEEDED = ("ip", "nft", "unshare", "mount", "tinyproxy", "faketime", "setpriv", "Orthanc")
 
 
-@dataclass(frozen=True)
-class Row:
-    """A fault and what became of it.
-
-    Attributes:
-        fault: What was injected.
-        named: Whether the right check said so, and no wrong one.
-        said: What it saw.
-        wrong: Checks that failed without reason, or what else went wrong.
-        seconds: How long the doctor looked.
-    """
-
-    fault: Fault
-    named: bool
-    said: str
-    wrong: str
-    seconds: float
-
-
-def judge(fault: Fault, results: Sequence[Result]) -> tuple[bool, str, str]:
+def judge(fault: Fault[Examination], results: Sequence[Result]) -> tuple[bool, str, str]:
     """Whether a fault was named; what was said; what was wrong with it. Pure."""
     by_name = {r.name: r.finding for r in results}
     found = by_name[fault.check]
@@ -73,7 +54,7 @@ def judge(fault: Fault, results: Sequence[Result]) -> tuple[bool, str, str]:
     return not problems, found.saw, "; ".join(problems)
 
 
-def try_fault(place: Place, fault: Fault) -> Row:
+def try_fault(place: Place, fault: Fault[Examination]) -> Row[Examination]:
     """Inject one, ask the doctor, take it away."""
     screen = io.StringIO()
     try:
@@ -93,8 +74,6 @@ def try_fault(place: Place, fault: Fault) -> Row:
 def healthy(place: Place) -> list[str]:
     """What the doctor finds wrong where nothing is: the names of checks."""
     with place.hospital() as config, place.serving():
-        from stillroom.client.doctor.examination import Examination
-
         results = examine(CHECKS, Examination(config))
     return [f"{r.name}: {r.finding.saw}" for r in results if r.finding.outcome == "failed"]
 
@@ -116,18 +95,12 @@ def by_command(place: Place) -> str:
     return f"exit status {done.returncode}, {last}"
 
 
-def try_client(place: Place, only: str) -> tuple[list[Row], list[str], str]:
+def try_client(place: Place, only: str) -> tuple[list[Row[Examination]], list[str], str]:
     """All faults of a site, or those whose name has ``only`` in it; false alarms; the command."""
     for table in TABLES:
         __import__(table)
     alarms = [] if only else healthy(place)
-    rows = []
-    for fault in FAULTS:
-        if only in fault.name:
-            row = try_fault(place, fault)
-            rows.append(row)
-            word = "named " if row.named else "MISSED"
-            say(f"{word} {fault.name}: {row.said} {row.wrong}")
+    rows = FAULTS.tried(only, lambda one: try_fault(place, one), say)
     return rows, alarms, "" if only else by_command(place)
 
 

@@ -27,7 +27,7 @@ the same exit status.
 
 
 def client_section(rows: Sequence[Any], alarms: Sequence[str], command: str) -> str:
-    """Of a site's doctor; ``rows`` are ``matrix.Row``."""
+    """Of a site's doctor; ``rows`` are ``faults.Row``."""
     lines = [
         HEAD.format(checks=len(CHECKS)),
         f"{_count(rows)} Without a fault, {len(alarms)} checks failed.",
@@ -37,7 +37,7 @@ def client_section(rows: Sequence[Any], alarms: Sequence[str], command: str) -> 
 
 
 def server_section(rows: Sequence[Any], alarms: Sequence[str]) -> str:
-    """Of the server's; ``rows`` are ``server_matrix.ServerRow``."""
+    """Of the server's; ``rows`` likewise."""
     lines = [
         SERVER + SERVER_HEAD.format(checks=len(SERVER_CHECKS)),
         (

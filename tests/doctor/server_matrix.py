@@ -3,13 +3,12 @@
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from faults import Fault, Row
 from place import Place
 from server_place import (
     SERVER_FAULTS,
-    ServerFault,
     View,
     doctor,
     operator,
@@ -24,18 +23,7 @@ STATUS = {"failed": 2, "warning": 1}
 TABLES = ("server_paper_faults", "server_house_faults", "server_live_faults")
 
 
-@dataclass(frozen=True)
-class ServerRow:
-    """A fault and what became of it; attributes as of ``matrix.Row``."""
-
-    fault: ServerFault
-    named: bool
-    said: str
-    wrong: str
-    seconds: float
-
-
-def judge(fault: ServerFault, found: dict[str, Any], status: int, screen: str) -> tuple[str, str]:
+def judge(fault: Fault[View], found: dict[str, Any], status: int, screen: str) -> tuple[str, str]:
     """What was said of a fault, and what was wrong with that; empty for nothing. Pure.
 
     Args:
@@ -65,7 +53,7 @@ def judge(fault: ServerFault, found: dict[str, Any], status: int, screen: str) -
     return one["saw"], "; ".join(problems)
 
 
-def try_fault(place: Place, fault: ServerFault) -> ServerRow:
+def try_fault(place: Place, fault: Fault[View]) -> Row[View]:
     """Inject one, give the command twice, take it away."""
     try:
         with operator(place) as config, fault.inject(place, config) as view:
@@ -74,18 +62,18 @@ def try_fault(place: Place, fault: ServerFault) -> ServerRow:
             took = time.monotonic() - began
             shown = doctor(config, view, as_json=False)
     except Exception as error:  # noqa: BLE001  # whatever it is, the other faults are worth trying
-        return ServerRow(fault, False, "", f"not injected: {type(error).__name__}: {error}", 0.0)
+        return Row(fault, False, "", f"not injected: {type(error).__name__}: {error}", 0.0)
     screen = shown.stdout + shown.stderr
     if "Traceback" in written.stdout + written.stderr + screen:
-        return ServerRow(fault, False, "", "a traceback", took)
+        return Row(fault, False, "", "a traceback", took)
     try:
         found = json.loads(written.stdout)
     except ValueError:
-        return ServerRow(fault, False, "", f"no JSON: {written.stderr[-200:]}", took)
+        return Row(fault, False, "", f"no JSON: {written.stderr[-200:]}", took)
     said, wrong = judge(fault, found, written.returncode, screen)
     if shown.returncode != written.returncode:
         wrong = f"{wrong}; another exit status the second time"
-    return ServerRow(fault, not wrong, said, wrong, took)
+    return Row(fault, not wrong, said, wrong, took)
 
 
 def complaints(place: Place, *, live: bool) -> list[str]:
@@ -108,7 +96,7 @@ def _complaints(done: Any) -> list[str]:
 
 def try_server(
     place: Place, only: str, say: Callable[[str], None]
-) -> tuple[Sequence[ServerRow], list[str]]:
+) -> tuple[Sequence[Row[View]], list[str]]:
     """All faults, or those whose name has ``only`` in it; and complaints where nothing is wrong."""
     for table in TABLES:
         __import__(table)
@@ -117,11 +105,4 @@ def try_server(
     if not only:
         alarms = [f"{one} (server at rest)" for one in complaints(place, live=False)]
         alarms += [f"{one} (server up)" for one in complaints(place, live=True)]
-    rows = []
-    for fault in SERVER_FAULTS:
-        if only in fault.name:
-            row = try_fault(place, fault)
-            rows.append(row)
-            word = "named " if row.named else "MISSED"
-            say(f"{word} server: {fault.name}: {row.said} {row.wrong}")
-    return rows, alarms
+    return SERVER_FAULTS.tried(only, lambda one: try_fault(place, one), say, "server: "), alarms

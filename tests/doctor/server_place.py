@@ -8,11 +8,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from faults import Faults
 from place import OTHER, SITE, THIRD, Place, set_toml, wait_for_port
 
 from stillroom.deploy.consortium_files import tell_server
@@ -39,52 +39,8 @@ class View:
     before: tuple[str, ...] = ()
 
 
-Injection = Callable[[Place, Path], AbstractContextManager[View]]
-
-
-@dataclass(frozen=True)
-class ServerFault:
-    """One thing that is wrong with a server; attributes as of ``faults.Fault``.
-
-    ``also`` are other checks that rightly complain.
-    """
-
-    name: str
-    how: str
-    inject: Injection
-    check: str
-    code: str
-    words: tuple[str, ...] = ()
-    outcome: str = "failed"
-    also: tuple[str, ...] = ()
-
-
-SERVER_FAULTS: list[ServerFault] = []
-
-
-def server_fault(
-    name: str,
-    how: str,
-    check: str,
-    code: str,
-    *words: str,
-    outcome: str = "failed",
-    also: tuple[str, ...] = (),
-) -> Callable[[Callable[[Place, Path], Iterator[View | None]]], Injection]:
-    """Enter a generator, which yields while its fault is there, into the table."""
-
-    def enter(made: Callable[[Place, Path], Iterator[View | None]]) -> Injection:
-        manager = contextlib.contextmanager(made)
-
-        @contextlib.contextmanager
-        def inject(place: Place, config: Path) -> Iterator[View]:
-            with manager(place, config) as view:
-                yield view or View()
-
-        SERVER_FAULTS.append(ServerFault(name, how, inject, check, code, words, outcome, also))
-        return inject
-
-    return enter
+SERVER_FAULTS = Faults(lambda _: View())
+server_fault = SERVER_FAULTS.enter
 
 
 def prepare(place: Place) -> None:
