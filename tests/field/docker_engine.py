@@ -3,6 +3,7 @@
 The engine's bridges, its firewall and its port forwarding are made in that namespace and go with it.
 """
 
+import json
 import os
 import shutil
 import signal
@@ -159,8 +160,6 @@ class Docker:
 
     def inspect(self, name: str) -> dict[str, Any]:
         """All that the engine knows of a container."""
-        import json
-
         found: dict[str, Any] = json.loads(self.call("inspect", name).stdout)[0]
         return found
 

@@ -50,7 +50,8 @@ thinks is in its minutes and not in ours: compare the steps, not the seconds.
 - The image of the next release is built here from this one's and comes out of no tarball.
 - The study comes to a hospital as a copy in this machine, and its labels' section in `site.toml` is
   written by the run.
-- Ctrl-C in the middle of the run is tried by hand; that it ends in one line and writes no page, by a test.
+- Ctrl-C in the middle of the run was tried by hand in an earlier version; a test tries its ending with real
+  signals and no container.
 
 ## What was tried
 

@@ -28,8 +28,9 @@ sizes and the seeds were fixed before the run, and one rule was added when the f
 only take a verdict away: with a ratio of two areas under the curve in any seed, neither of which is as
 high as chance gets in one of twenty draws ({chance(SCANS):.2f} with {SCANS} scans), a gate is inconclusive,
 for two extractors that tell nothing are on par whatever they are."""
-PREFACE = """Written by `make science`, from one run on one machine, on synthetic patients: whether what five
-papers claim holds for this implementation at this size. It says nothing about real hearts."""
+PREFACE = """Written by `make science`, on one machine, on synthetic patients, in one run that may have
+been broken off and gone on with: whether what five papers claim holds for this implementation at this
+size. It says nothing about real hearts."""
 NOTES = """Bytes are of one site's update in one round, as 32-bit floats; a dash where the arms are not
 federated. The worst site is the worst of all that were scored and of all seeds; a dash where sites are
 not told apart."""

@@ -249,7 +249,7 @@ QUESTIONS = (
         "Why pseudo-labels hardly help points here",
         ("F1",),
         "A quarter of the labelled patients, as many scans in all, everything else as in the arms above; "
-        "figures are of the unseen hospital.",
+        "figures are of the unseen hospital. Asked after two seeds of the claim were known.",
         (
             Reason(
                 "The claim is about few labels: with a quarter of them the student's points are nearer "
@@ -276,7 +276,7 @@ QUESTIONS = (
         "Why a last layer on the student finds no vessels",
         ("F5",),
         "The networks that are reported, frozen; only the last layer's rate and steps differ. Dice of the "
-        "vessels at the unseen hospital.",
+        "vessels at the unseen hospital. Asked after two seeds of the claim were known.",
         (
             Reason(
                 "A single layer needs a higher rate than a network: at ten times the rate it finds more",
