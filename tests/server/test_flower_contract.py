@@ -4,6 +4,8 @@ import dataclasses
 import importlib.metadata
 import inspect
 import io
+import itertools
+import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from flwr.supercore.control.control_http_client import ControlHttpClient
 from flwr.supercore.error.base import ApiErrorCode
 from flwr.supercore.error.catalog import API_ERROR_MAP
 from flwr.supercore.fab import Fab
+from flwr.supercore.retry import http_retry, make_simple_http_retry_invoker
 from flwr.supercore.superexec.run_superexec import run_superexec
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
@@ -40,7 +43,7 @@ from stillroom.common.messages import INVENTORY, LABEL, MESSAGE_TYPES, ROUND, ST
 from stillroom.common.pki.issue import new_key
 from stillroom.common.pki.verify import flower_public_key
 from stillroom.server import operator as operating
-from stillroom.server import superlink
+from stillroom.server import superexec, superlink
 from stillroom.server.config import IN_MEMORY, ServerConfig
 from stillroom.server.layers import LayerBelow, without_idle_layers
 from stillroom.server.nodes import take_offline, withdraw_overtaken
@@ -145,6 +148,24 @@ def test_superexec() -> None:
         "runtime_dependency_install",
     }
     assert wanted <= parameters(run_superexec)
+
+
+def test_the_pauses_of_a_superexec_are_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """superexec.execute: a SuperLink that was away is asked again within seconds, not twenty."""
+    monkeypatch.setattr(http_retry, "MAX_RETRY_DELAY", http_retry.MAX_RETRY_DELAY)
+    monkeypatch.setenv("PATH", os.environ["PATH"])
+    monkeypatch.setenv("FLWR_HOME", str(tmp_path))
+    pauses: list[float] = []
+
+    def run(**_: object) -> None:
+        waits = make_simple_http_retry_invoker().wait_gen_factory()
+        pauses.extend(itertools.islice(waits, 10))
+
+    monkeypatch.setattr(superexec, "run_superexec", run)
+    superexec.execute(ServerConfig.model_construct(state=tmp_path, inner_port=1))
+    assert max(pauses) == superexec.RETRY_MOST_S
 
 
 def test_smallest_fab() -> None:

@@ -11,10 +11,14 @@ import sys
 import tempfile
 from pathlib import Path
 
+from flwr.supercore.retry import http_retry
 from flwr.supercore.superexec.run_superexec import run_superexec
 
 from stillroom.server.alive import EXECUTE, alive
 from stillroom.server.config import ServerConfig
+
+RETRY_MOST_S = 2
+"""Longest pause between two attempts to reach the SuperLink, which is on this machine."""
 
 
 def execute(config: ServerConfig) -> None:
@@ -22,6 +26,7 @@ def execute(config: ServerConfig) -> None:
     # flwr-serverapp is looked up on PATH; it must be the one beside this interpreter.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     os.environ["FLWR_HOME"] = str(config.state / "flwr")
+    _come_back_soon()
     secret = superexec_secret(config)
     with alive(config, EXECUTE):
         run_superexec(
@@ -30,6 +35,14 @@ def execute(config: ServerConfig) -> None:
             superexec_auth_secret=secret,
             runtime_dependency_install=False,
         )
+
+
+def _come_back_soon() -> None:
+    """Have Flower's SuperExec in this process ask a SuperLink that was away again within seconds.
+
+    Its pauses double up to 20 s, and a study stands still for as long after the server is back.
+    """
+    setattr(http_retry, "MAX_RETRY_DELAY", RETRY_MOST_S)  # noqa: B010  # a name the module does not export
 
 
 def superexec_secret(config: ServerConfig) -> bytes:
