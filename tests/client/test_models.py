@@ -187,3 +187,13 @@ def test_what_stays(tmp_path: Path) -> None:
         own.bring("t", ref(data))
         own.forget_others({"t": ref(data)})
     assert names(tmp_path) == {f"{digest(data)}.safetensors" for data in files[-2:]}
+
+
+def test_what_is_remembered(tmp_path: Path) -> None:
+    """A process that carries a thousand rounds remembers no more than the models that are here."""
+    files = [serialise({**WEIGHTS, "b": np.full(4, n, np.float32)}) for n in range(5)]
+    own = models(tmp_path, Server(*files))
+    for data in files:
+        own.bring("t", ref(data))
+        own.forget_others({"t": ref(data)})
+    assert set(own.proven) == {digest(data) for data in files[-2:]}

@@ -38,7 +38,8 @@ class Models:
         study: Its folder.
         fetch: Brings a file from the consortium.
         notes: A file that remembers over a restart which models belong to which stage.
-        proven: What this process has seen the digest of, and what the file looked like then.
+        proven: Of the models that are here: those whose digest this process has seen, and what the
+            file looked like then.
     """
 
     exchange: ExchangeFolder
@@ -81,7 +82,9 @@ class Models:
             known[stage] = [ref.sha256, *earlier][:KEPT]
         self.notes.parent.mkdir(parents=True, exist_ok=True)
         write_durably(self.notes, canonical_bytes(known))
-        self.exchange.keep_models({name for names in known.values() for name in names})
+        kept = {name for names in known.values() for name in names}
+        self.exchange.keep_models(kept)
+        self.proven = {name: look for name, look in self.proven.items() if name in kept}
 
     def _holds(self, sha256: str) -> bool:
         """Whether a model is here; its digest is looked at once in the life of this process."""
