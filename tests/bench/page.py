@@ -1,4 +1,4 @@
-"""Writes docs/reference/performance.json, performance.md and performance.svg from what was measured."""
+"""Writes docs/reference/performance.{json,md,svg} and soak.svg from what was measured."""
 
 import json
 import statistics
@@ -119,10 +119,12 @@ def _median(values: Iterable[float]) -> float | None:
 
 
 def write(found: Mapping[str, Any]) -> None:
-    """Replace the three files."""
+    """Replace the page, its figures and its pictures."""
     text = json.dumps(found, indent=1) + "\n"
     (FOLDER / "performance.json").write_text(text, "utf-8")
     (FOLDER / "performance.svg").write_text(plot.picture(found), "utf-8")
+    if "memory" in found["soak"]:
+        (FOLDER / "soak.svg").write_text(plot.memory(found["soak"]), "utf-8")
     (FOLDER / "performance.md").write_text("\n".join(_lines(found)) + "\n", "utf-8")
 
 
@@ -291,4 +293,6 @@ def _soak(found: Mapping[str, Any]) -> list[str]:
         early, late = found["files"][name]
         gained = found["gained"][name]
         table.append(f"| {name} | {slope:+.2f} | {gained:+.0f} | {early}, {late} |")
+    if "memory" in found:
+        table += ["", "![Memory of every process in the course of the soak](soak.svg)"]
     return table

@@ -1,4 +1,4 @@
-"""The picture of the page: bars drawn by hand as SVG, for no plotting library is needed for this."""
+"""The pictures of the page, drawn by hand as SVG, for no plotting library is needed for this."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -31,10 +31,43 @@ def picture(found: Mapping[str, Any]) -> str:
     for title, values, form in groups:
         parts.append(_group(title, names, values, form, top))
         top += GAP + ROW * len(names)
+    return _sheet("".join(parts), top)
+
+
+def memory(soak: Mapping[str, Any]) -> str:
+    """What every process gained and lost in the course of a soak, one line each, one scale."""
+    courses: Mapping[str, Sequence[float]] = soak["memory"]
+    # From a tenth on: what comes before is starting.
+    gained = {
+        name: [v - course[len(course) // 10] for v in course] for name, course in courses.items()
+    }
+    late = {name: values[len(values) // 10 :] for name, values in gained.items()}
+    least, most = min(map(min, late.values())), max(map(max, late.values()))
+    span, parts, tall = max(most - least, 1.0), [], 52
+    for number, (name, values) in enumerate(late.items()):
+        top = 40 + number * (tall + 8)
+        step = (WIDTH - LEFT - 90) / max(1, len(values) - 1)
+        line = " ".join(
+            f"{LEFT + at * step:.1f},{top + tall * (most - value) / span:.1f}"
+            for at, value in enumerate(values)
+        )
+        y = top + tall / 2 + 5
+        parts += [
+            f'<text x="{LEFT - 8}" y="{y}" fill="{INK}" text-anchor="end">{escape(name)}</text>\n',
+            f'<polyline points="{line}" fill="none" stroke="{OURS}" stroke-width="1.5"/>\n',
+            f'<text x="{WIDTH - 80}" y="{y}" fill="{FAINT}">{values[-1]:+.1f} MiB</text>\n',
+        ]
+    rounds = soak["rounds"]
+    title = f"MiB gained from round {rounds // 10} to {rounds}; a row is {span:.1f} MiB high"
+    head = f'<text x="10" y="22" fill="{INK}" font-weight="bold">{title}</text>\n'
+    return _sheet(head + "".join(parts), 48 + len(late) * (tall + 8))
+
+
+def _sheet(inside: str, height: int) -> str:
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{top}" '
-        f'viewBox="0 0 {WIDTH} {top}" role="img" font-family="sans-serif" font-size="13">\n'
-        f'<rect width="{WIDTH}" height="{top}" fill="#ffffff"/>\n' + "".join(parts) + "</svg>\n"
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" '
+        f'viewBox="0 0 {WIDTH} {height}" role="img" font-family="sans-serif" font-size="13">\n'
+        f'<rect width="{WIDTH}" height="{height}" fill="#ffffff"/>\n' + inside + "</svg>\n"
     )
 
 

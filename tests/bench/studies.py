@@ -106,6 +106,7 @@ class Soak:
         slope: Process -> KiB of resident memory gained per round, over its second half.
         gained: Process -> KiB gained between the first and the last fifth of the soak.
         files: Process -> open descriptors after a tenth of it and at its end, medians.
+        memory: Process -> resident MiB in the course of it, medians of equal spans of time.
     """
 
     rounds: int
@@ -113,6 +114,7 @@ class Soak:
     slope: dict[str, float]
     gained: dict[str, float]
     files: dict[str, tuple[int, int]]
+    memory: dict[str, list[float]]
 
 
 def soak(plan: Plan, *, timeout_s: float) -> Soak:
@@ -138,6 +140,7 @@ def soak(plan: Plan, *, timeout_s: float) -> Soak:
         },
         gained={name: _gained(track) for name, track in lives.items()},
         files={name: _descriptors(track) for name, track in lives.items()},
+        memory={name: _course(track, spans[0][0]) for name, track in lives.items()},
     )
 
 
@@ -162,6 +165,12 @@ def _descriptors(track: Track) -> tuple[int, int]:
     parts = track.looks[tenth : 2 * tenth] or track.looks, track.looks[-tenth:]
     first, last = (int(statistics.median(look.files for look in part)) for part in parts)
     return first, last
+
+
+def _course(track: Track, start: float, spans: int = 100) -> list[float]:
+    looks = [look for look in track.looks if look.t >= start] or track.looks
+    parts = np.array_split([look.rss / 2**20 for look in looks], min(spans, len(looks)))
+    return [round(float(np.median(part)), 2) for part in parts]
 
 
 def as_row(measured: Measured, **more: Any) -> Mapping[str, Any]:

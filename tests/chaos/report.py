@@ -13,6 +13,9 @@ import points
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "chaos.md"
 PARTS = ("kills", "lines", "faults")
 
+RESUME_S = 10.0
+"""The bar: work goes on within this time of the killed process being there again."""
+
 Row = Mapping[str, Any]
 
 
@@ -37,14 +40,31 @@ def verdict(results: Mapping[str, Any]) -> tuple[str, bool]:
     return line, survived == len(rows) and not wrong and not lost
 
 
-def times(rows: Sequence[Row]) -> list[tuple[str, int, float, float]]:
-    """What died, how often, and seconds until work went on: median and most."""
+def times(rows: Sequence[Row]) -> list[tuple[str, int, float, float, float]]:
+    """What died, how often, and seconds until work went on.
+
+    Median and most from the kill, and the most from the restart.
+    """
     found = []
     for who in points.MATRIX:
-        seconds = [row["resumed_s"] for row in rows if row["who"] == who and row["resumed_s"]]
+        ours = [row for row in rows if row["who"] == who and row["resumed_s"] is not None]
+        seconds = [row["resumed_s"] for row in ours]
         if seconds:
-            found.append((who, len(seconds), statistics.median(seconds), max(seconds)))
+            back = max(map(_back, ours))
+            found.append((who, len(seconds), statistics.median(seconds), max(seconds), back))
     return found
+
+
+def _back(row: Row) -> float:
+    """Seconds from the restart; none where the others went on before it."""
+    return max(0.0, float(row["resumed_s"]) - float(row.get("away_s") or 0.0))
+
+
+def _within(rows: Sequence[Row]) -> str:
+    """How many reach the bar."""
+    seconds = [_back(row) for row in rows if row["resumed_s"] is not None]
+    good = sum(value <= RESUME_S for value in seconds)
+    return f"**within {RESUME_S:.0f} s of the restart: {good}/{len(rows)}**"
 
 
 def _lines(results: Mapping[str, Any]) -> list[str]:
@@ -65,14 +85,17 @@ def _lines(results: Mapping[str, Any]) -> list[str]:
         "## Killed",
         "",
         "`kill -9` at a named moment of a round; what died is started again at once or after up to three",
-        "seconds, as a service manager does, and that time is in the seconds. Work goes on when the next",
-        "answer, training or commit is seen. A machine with other work to do takes longer over it.",
+        "seconds, as a service manager does. Work goes on when the next answer, training or commit is",
+        "seen. A machine with other work to do takes longer over it. The bar is ten seconds from the",
+        "restart:",
         "",
-        "| killed | kills | goes on after s, median | most |",
-        "|---|---|---|---|",
+        _within(kills["rows"]),
+        "",
+        "| killed | kills | goes on after s, median | most | most from the restart |",
+        "|---|---|---|---|---|",
         *(
-            f"| {who} | {n} | {mid:.1f} | {most:.1f} |"
-            for who, n, mid, most in times(kills["rows"])
+            f"| {who} | {n} | {mid:.1f} | {most:.1f} | {back:.1f} |"
+            for who, n, mid, most, back in times(kills["rows"])
         ),
         "",
         "| killed | moment | round | survived | goes on after s |",

@@ -121,9 +121,10 @@ def kills(scratch: Path, seed: int, only: frozenset[str]) -> Total:
         tell(study, chosen, verdict)
         if verdict.again:
             total.problems.append(f"{study.out.name}: {verdict.again} trainings of answered rounds")
-    say("\nfrom the kill, with the 0 to 3 s until the restart:")
-    for who, count, middle, most in report.times(total.rows):
-        say(f"  {who:13s} {count:2d} kills, {middle:.1f} s (median), {most:.1f} s (most)")
+    say("\nfrom the kill, with the 0 to 3 s until the restart, and from that:")
+    for who, count, middle, most, back in report.times(total.rows):
+        took = f"{middle:.1f} s (median), {most:.1f} s (most)"
+        say(f"  {who:13s} {count:2d} kills, {took}, {back:.1f} s (most from the restart)")
     return total
 
 

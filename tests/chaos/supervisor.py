@@ -23,7 +23,7 @@ class Verdict:
 
     Attributes:
         fired: Id of a kill -> its note (``inject/hooks.py``).
-        resumed_s: Id -> seconds from the process being there again to the next sign of progress.
+        resumed_s: Id -> seconds from the kill to the next sign of progress.
         away_s: Id -> seconds between the kill and the restart.
         wrong: Rounds whose model is not the recomputed one.
         lost: Rounds that were never committed, or more than once.
@@ -62,9 +62,9 @@ class Supervisor:
                 self.due[name] = now + self.chance.choice([0.0, self.chance.uniform(1, 3)]) * (
                     self.patience_s / 3.0
                 )
-                self.restarts.append((name, time.time(), process.returncode))
             elif now >= self.due[name]:
                 del self.due[name]
+                self.restarts.append((name, time.time(), process.returncode))
                 self.consortium.start(name)
 
 
@@ -168,7 +168,7 @@ def _trained_again(folder: Path, kills: Iterable[Mapping[str, Any]]) -> int:
 
 
 def _time(consortium: Consortium, verdict: Verdict, supervisor: Supervisor) -> None:
-    """From the restart after each kill to the next thing that the killed one's work led to."""
+    """From each kill to the next thing that the killed one's work led to, and to the restart."""
     events = consortium.events()
     for name, note in verdict.fired.items():
         killed, site = note["t"], note.get("site", "")
@@ -178,8 +178,24 @@ def _time(consortium: Consortium, verdict: Verdict, supervisor: Supervisor) -> N
         else:
             signs = [e["t"] for e in events]
         signs += [e["t"] for e in events if e["event"] == "study.finished"]
-        back = [t for who, t, _ in supervisor.restarts if t >= killed - 0.1]
         later = [t for t in signs if t > killed + 0.05]
-        verdict.away_s[name] = round(min(back) - killed, 2) if back else 0.0
+        # One that dies when all is done is not started again.
+        back = [
+            min(
+                (t for who, t, _ in supervisor.restarts if who == dead and t >= killed),
+                default=killed,
+            )
+            for dead in _restarted(note)
+        ]
+        # The server app is started again by the process that started it: nothing is waited for.
+        verdict.away_s[name] = round(max(back, default=killed) - killed, 2)
         if later:
             verdict.resumed_s[name] = round(min(later) - killed, 2)
+
+
+def _restarted(note: Mapping[str, Any]) -> list[str]:
+    """Names of the processes that one kill makes the supervisor start again."""
+    if note["victims"]:
+        return list(note["victims"])
+    site, role = note["site"], note["role"]
+    return [f"{site}-{role}"] if site else [role] if role == "link" else []
