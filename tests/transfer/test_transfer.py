@@ -14,7 +14,7 @@ import pytest
 from stillroom.client import cargo
 from stillroom.client.breaks import Stopped
 from stillroom.common.errors import StillroomError, TrustError
-from stillroom.server import upload
+from stillroom.server import depot_api, upload
 from stillroom.server.site_api import PREFIX
 from stillroom.server.starts import last_start
 
@@ -190,7 +190,7 @@ def test_full_disk_at_the_site(
 def test_a_slow_disk_holds_the_sender_back(
     edge: Any, transfer: Any, blob: Any, stop: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While nothing can be written, the server takes in a few MiB and no more."""
+    """While nothing can be written, the server takes in a few pieces and no more."""
     file, go, real = blob(16 * MIB), threading.Event(), upload.write
 
     def write(descriptor: int, view: Any) -> int:
@@ -207,7 +207,7 @@ def test_a_slow_disk_holds_the_sender_back(
     go.set()
     sending.join(20)
 
-    assert MIB <= taken < 4 * MIB
+    assert depot_api.PIECE <= taken < 8 * depot_api.PIECE
     assert edge.depot.received("north", file.sha256) is not None
 
 
