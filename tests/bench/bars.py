@@ -13,9 +13,9 @@ _SITES = (
 )
 WHY: dict[str, str] = {
     "int8-delta <= 0.6x NVFlare's default": "An earlier run had 0.57x, NVFlare taking 12.9 s. Of "
-    "a round's ten processor seconds on two cores half are the couriers': under cProfile, writing one update reads and "
-    "writes files for 0.5 s (0.2 for what rounding lost), hashes for 0.33 and packs for 0.12. Then the "
-    "server's one process makes the new model in 1.2 to 1.7 s, while the other core waits.",
+    "a round's ten processor seconds on two cores half are the couriers': under cProfile, writing one "
+    "update reads and writes files for 0.5 s (0.2 for what rounding lost), hashes for 0.33 and packs "
+    "for 0.12. Then the server makes the new model in one process, in 1.2 to 1.7 s.",
     "fp32: server peak within 10 % from 2 to 16 sites": _SITES,
     "int8-delta: server peak within 10 % from 2 to 16 sites": _SITES,
     "a round of a tiny model <= 1 s": "Processor time: some hundred and fifty small requests a round on "
