@@ -62,6 +62,7 @@ def bars(found: Mapping[str, Any]) -> list[dict[str, Any]]:
         *_simulated(found["simulation"]),
         *_soaked(found["soak"]),
         _trained(found["training"]),
+        _added(found["aggregation"]),
     ]
     return [{**row, "why": WHY.get(row["name"], "")} for row in rows]
 
@@ -120,6 +121,13 @@ def _trained(training: Row) -> dict[str, Any]:
         return {**bar, "said": "-", "met": None}
     said = f"{100 * ratio:.1f} % (of processor time {100 * cpu:.1f} %)"
     return {**bar, "said": said, "met": min(ratio, cpu) >= bar["bar"]}
+
+
+def _added(rows: Sequence[Row]) -> dict[str, Any]:
+    """A least value too."""
+    ratio = next((row["add_over_copy"] for row in rows if "add_over_copy" in row), None)
+    bar = _bar("adding an update up >= half as fast as copying it", ratio, 0.5, "x")
+    return {**bar, "met": None if ratio is None else ratio >= bar["bar"]}
 
 
 def _simulated(rows: Sequence[Row]) -> list[dict[str, Any]]:

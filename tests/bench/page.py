@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import page_alone
 import plot
 from bars import bars
 
@@ -175,11 +176,11 @@ def _lines(found: Mapping[str, Any]) -> list[str]:
         "",
         "## Training through the platform, and adding updates up",
         "",
-        *_alone(found),
+        *page_alone.alone(found),
         "",
         "## A long study",
         "",
-        *_soak(found["soak"]),
+        *page_alone.soak(found["soak"]),
     ]
 
 
@@ -263,36 +264,4 @@ def _simulation(rows: Sequence[Mapping[str, Any]]) -> list[str]:
                 f"| {row['sites']} | {row['round_s']:.2f} | {row['ms_per_site_and_round']:.1f} "
                 f"| {row['peak_mib']:.0f} |"
             )
-    return table
-
-
-def _alone(found: Mapping[str, Any]) -> list[str]:
-    """What needs no consortium: one process, one thing."""
-    training = found["training"]
-    said = "Not measured."
-    if "ratio" in training:
-        said = (
-            f"Training runs at {100 * training['ratio']:.1f} % of the same loop run bare, in one"
-            " process, on the same data, in turns of ten steps; by processor time at"
-            f" {100 * training['cpu_ratio']:.1f} % (`tests/bench/bench_training.py`)."
-        )
-    rows = [f"- `{json.dumps(row)}`" for row in found["aggregation"] if "missing" not in row]
-    return [said, "", "Adding updates up (`tests/bench/bench_aggregation.py`):", "", *rows]
-
-
-def _soak(found: Mapping[str, Any]) -> list[str]:
-    if "rounds" not in found:
-        return [found.get("missing", "Not measured.")]
-    table = [
-        f"{found['rounds']} rounds of the small model, {found['round_s']:.2f} s each.",
-        "",
-        "| process | KiB per round, second half | KiB gained in all | open descriptors, early and late |",
-        "|---|---|---|---|",
-    ]
-    for name, slope in found["slope"].items():
-        early, late = found["files"][name]
-        gained = found["gained"][name]
-        table.append(f"| {name} | {slope:+.2f} | {gained:+.0f} | {early}, {late} |")
-    if "memory" in found:
-        table += ["", "![Memory of every process in the course of the soak](soak.svg)"]
     return table
