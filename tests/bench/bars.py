@@ -5,7 +5,7 @@ from typing import Any
 
 MIB = 2**20
 _SITES = (
-    "The process that adds updates up is flat to 1 MiB. `serve` takes 6 MiB for each site: 1.6 for its "
+    "The process that adds updates up is flat to 2 MiB. `serve` takes 6 MiB for each site: 1.6 for its "
     "connections (16 sites and a model of 28 kB), the rest in TLS and HTTP buffers of files that move at "
     "the same time, mostly uploads; the heap keeps that afterwards. Pieces of 256 KiB in place of 1 MiB "
     "brought it from 18 % to this. Smaller ones, other limits of asyncio's buffers, fewer malloc "

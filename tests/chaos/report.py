@@ -57,7 +57,7 @@ def times(rows: Sequence[Row]) -> list[tuple[str, int, float, float, float]]:
 
 def _back(row: Row) -> float:
     """Seconds from the restart; none where the others went on before it."""
-    return max(0.0, float(row["resumed_s"]) - float(row.get("away_s") or 0.0))
+    return max(0.0, float(row["resumed_s"]) - float(row["away_s"]))
 
 
 def _within(rows: Sequence[Row]) -> str:

@@ -50,7 +50,7 @@ class Supervisor:
         self.chance = random.Random(seed)  # noqa: S311  # repeatable
         self.patience_s = patience_s
         self.due: dict[str, float] = {}
-        self.restarts: list[tuple[str, float, int]] = []
+        self.restarts: list[tuple[str, float]] = []
 
     def tend(self) -> None:
         """One look at every process."""
@@ -64,7 +64,7 @@ class Supervisor:
                 )
             elif now >= self.due[name]:
                 del self.due[name]
-                self.restarts.append((name, time.time(), process.returncode))
+                self.restarts.append((name, time.time()))
                 self.consortium.start(name)
 
 
@@ -182,7 +182,7 @@ def _time(consortium: Consortium, verdict: Verdict, supervisor: Supervisor) -> N
         # One that dies when all is done is not started again.
         back = [
             min(
-                (t for who, t, _ in supervisor.restarts if who == dead and t >= killed),
+                (t for who, t in supervisor.restarts if who == dead and t >= killed),
                 default=killed,
             )
             for dead in _restarted(note)
